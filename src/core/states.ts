@@ -1,0 +1,35 @@
+/** The one table of states and allowed transitions, used by code, docs/states.md and tests. */
+
+export const driveTransitions = {
+  creating: ['available', 'error', 'deleting'],
+  available: ['deleting', 'error'],
+  error: ['deleting', 'available'],
+  deleting: ['deleted'],
+  /** Only kept while snapshots of it remain; invisible otherwise. */
+  deleted: [],
+} as const;
+export type DriveState = keyof typeof driveTransitions;
+
+export const snapshotTransitions = {
+  creating: ['available', 'error', 'deleting'],
+  available: ['deleting', 'error'],
+  error: ['deleting'],
+  deleting: [],
+} as const;
+export type SnapshotState = keyof typeof snapshotTransitions;
+
+export const taskTransitions = {
+  queued: ['running', 'cancelled', 'failed'],
+  running: ['queued', 'paused', 'done', 'failed', 'cancelled'],
+  paused: ['running', 'queued', 'cancelled', 'failed'],
+  done: [],
+  failed: [],
+  cancelled: [],
+} as const;
+export type TaskState = keyof typeof taskTransitions;
+
+export const activeTaskStates = ['queued', 'running', 'paused'] as const satisfies readonly TaskState[];
+
+export function isActiveTask(state: TaskState): boolean {
+  return state === 'queued' || state === 'running' || state === 'paused';
+}
