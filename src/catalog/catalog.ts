@@ -1,0 +1,121 @@
+/**
+ * The catalog: durable records of everything the service knows. Opened once per server; every change goes through
+ * `write`, one transaction, committed to disk before it resolves. Queries of one noun live in the file of that noun.
+ */
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { Kysely, type Transaction } from 'kysely';
+import { CalotypeError } from '../core/errors.ts';
+import { nowUs } from '../core/time.ts';
+import { migrations } from './migrations.ts';
+import type { Schema } from './schema.ts';
+import { openSqlite } from './sqlite.ts';
+
+/** A transaction of the catalog. Work inside it must await nothing but the catalog. */
+export type Tx = Transaction<Schema>;
+
+/** Queries that do not mind whether they run inside a transaction. */
+export type Db = Kysely<Schema> | Tx;
+
+/** Lets a caller put its own records into the transaction that makes an engine's change durable. */
+export type CommitHook = (tx: Tx) => Promise<void>;
+
+export class Catalog {
+  readonly db: Kysely<Schema>;
+  readonly #close: () => Promise<void>;
+
+  private constructor(db: Kysely<Schema>, close: () => Promise<void>) {
+    this.db = db;
+    this.#close = close;
+  }
+
+  /**
+   * Opens or creates `<directory>/catalog.db` and brings it up to date.
+   * @throws CalotypeError `catalog_too_new`, `catalog_damaged`
+   */
+  static async open(directory: string): Promise<Catalog> {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    const path = join(directory, 'catalog.db');
+    const { dialect, raw } = openForUse(path);
+    const words: Record<string, string> = {
+      serial: 'integer primary key autoincrement',
+      bigint: 'integer',
+      blob: 'blob',
+    };
+    const row = raw.prepare('pragma user_version').get();
+    const version = Number(row?.user_version ?? 0);
+    if (version > migrations.length) {
+      raw.close();
+      throw new CalotypeError(
+        'catalog_too_new',
+        `The catalog ${path} is at version ${version}; this program knows up to ${migrations.length}.`,
+        { remedy: 'Start it with the newer program that wrote it.' },
+      );
+    }
+    for (let next = version; next < migrations.length; next++) {
+      const text = migrations[next]?.replace(/\{\{(\w+)\}\}/g, (_, word: string) => words[word] ?? '') ?? '';
+      raw.exec(`begin immediate; ${text} pragma user_version = ${next + 1}; commit;`);
+    }
+    const db = new Kysely<Schema>({ dialect });
+    return new Catalog(db, () => db.destroy());
+  }
+
+  /** Runs `work` in one transaction; durable when it resolves, without effect when it throws. */
+  write<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+    return this.db.transaction().execute(work);
+  }
+
+  async setting(key: string): Promise<string | undefined> {
+    const row = await this.db.selectFrom('settings').select('value').where('key', '=', key).executeTakeFirst();
+    return row?.value;
+  }
+
+  async close(): Promise<void> {
+    await this.#close();
+  }
+}
+
+function openForUse(path: string): ReturnType<typeof openSqlite> {
+  try {
+    return openSqlite(path);
+  } catch (cause) {
+    throw new CalotypeError('catalog_damaged', `The catalog ${path} cannot be opened.`, { path }, { cause });
+  }
+}
+
+/** Stores or replaces one setting. */
+export async function putSetting(tx: Db, key: string, value: string): Promise<void> {
+  await tx
+    .insertInto('settings')
+    .values({ key, value })
+    .onConflict((c) => c.column('key').doUpdateSet({ value }))
+    .execute();
+}
+
+export interface NewEvent {
+  projectId: Schema['events']['project_id'];
+  userId: Schema['events']['user_id'];
+  via: string;
+  kind: string;
+  objectKind: string;
+  objectId: string;
+  detail?: Readonly<Record<string, unknown>>;
+}
+
+/** Writes one line of the audit log; subscribers see it after the commit. */
+export async function addEvent(tx: Db, event: NewEvent): Promise<void> {
+  await tx
+    .insertInto('events')
+    .values({
+      at: nowUs(),
+      project_id: event.projectId,
+      user_id: event.userId,
+      via: event.via,
+      kind: event.kind,
+      object_kind: event.objectKind,
+      object_id: event.objectId,
+      detail_json: JSON.stringify(event.detail ?? {}),
+    })
+    .execute();
+}
+

@@ -1,0 +1,126 @@
+/**
+ * Numbered, forward-only migrations. The text is SQL that SQLite and PostgreSQL share, but for the words in double
+ * braces, which the dialect fills in. A migration that was released is never edited.
+ */
+
+export const migrations: readonly string[] = [
+  `
+create table settings (key text primary key, value text not null);
+
+create table projects (
+  number {{serial}}, id text not null unique, name text not null unique,
+  created_at {{bigint}} not null, version integer not null);
+
+create table users (
+  number {{serial}}, id text not null unique, name text not null unique, email text unique,
+  password_hash text, is_operator integer not null, disabled integer not null,
+  created_at {{bigint}} not null, version integer not null);
+
+create table memberships (
+  project_id text not null references projects(id), user_id text not null references users(id),
+  role text not null, primary key (project_id, user_id));
+create index memberships_by_user on memberships (user_id);
+
+create table grants (
+  id text primary key, project_id text not null references projects(id), user_id text not null references users(id),
+  object_kind text not null, object_id text not null, access text not null, created_at {{bigint}} not null,
+  unique (user_id, object_id));
+create index grants_by_object on grants (object_id);
+
+create table tokens (
+  number {{serial}}, id text not null unique, user_id text not null references users(id), name text not null,
+  hash text not null unique, prefix text not null, created_at {{bigint}} not null,
+  expires_at {{bigint}}, revoked_at {{bigint}});
+create index tokens_by_user on tokens (user_id);
+
+create table drives (
+  number {{serial}}, id text not null unique, project_id text not null references projects(id), name text not null,
+  description text not null, size_bytes {{bigint}} not null, state text not null, meta_json text not null,
+  error_json text, based_on text, source_id text, sizes_stale integer not null,
+  created_at {{bigint}} not null, updated_at {{bigint}} not null, deleted_at {{bigint}}, version integer not null);
+create index drives_by_name on drives (project_id, name, number);
+create index drives_by_state on drives (project_id, state, number);
+
+create table snapshots (
+  number {{serial}}, id text not null unique, project_id text not null references projects(id), name text not null,
+  description text not null, state text not null, meta_json text not null, error_json text, origin text not null,
+  consistency text not null, complete integer not null, created_by text,
+  created_at {{bigint}} not null, updated_at {{bigint}} not null, version integer not null);
+create index snapshots_by_number on snapshots (project_id, number, state);
+create index snapshots_by_name on snapshots (project_id, name, number, state);
+create index snapshots_by_time on snapshots (project_id, created_at, number, state);
+create index snapshots_by_state_name on snapshots (project_id, state, name, number);
+create index snapshots_by_state_time on snapshots (project_id, state, created_at, number);
+create index snapshots_by_state on snapshots (project_id, state, number);
+
+create table drive_snapshots (
+  number {{serial}}, id text not null unique, snapshot_id text not null references snapshots(id),
+  drive_id text not null references drives(id), parent_id text, size_bytes {{bigint}} not null,
+  changed_bytes {{bigint}}, created_at {{bigint}} not null);
+create index drive_snapshots_by_drive on drive_snapshots (drive_id, number, snapshot_id);
+create index drive_snapshots_by_snapshot on drive_snapshots (snapshot_id);
+create index drive_snapshots_by_parent on drive_snapshots (parent_id);
+
+create table tags (object_id text not null, tag text not null, primary key (object_id, tag));
+create index tags_by_tag on tags (tag, object_id);
+
+create table tasks (
+  number {{serial}}, id text not null unique, project_id text, user_id text, via text not null, kind text not null,
+  state text not null, object_kind text, object_id text, input_json text not null, result_json text, error_json text,
+  progress_done {{bigint}} not null, progress_total {{bigint}} not null, progress_unit text not null,
+  speed_limit {{bigint}} not null, cancel_requested integer not null, pause_requested integer not null,
+  holds_drives integer not null, created_at {{bigint}} not null, started_at {{bigint}}, finished_at {{bigint}},
+  version integer not null);
+create index tasks_by_project on tasks (project_id, number);
+create index tasks_by_object on tasks (object_id, number);
+create index tasks_active on tasks (state, number);
+
+create table task_drives (
+  task_id text not null references tasks(id), drive_id text not null, primary key (task_id, drive_id));
+create index task_drives_by_drive on task_drives (drive_id, task_id);
+
+create table exports (
+  number {{serial}}, id text not null unique, project_id text not null, drive_id text, drive_snapshot_id text,
+  writable integer not null, transport text not null, name text not null unique, detail_json text not null,
+  created_at {{bigint}} not null);
+create index exports_by_drive on exports (drive_id);
+create index exports_by_point on exports (drive_snapshot_id);
+
+create table idempotency (
+  user_id text not null, key text not null, request_hash text not null, task_id text, object_kind text,
+  object_id text, created_at {{bigint}} not null, primary key (user_id, key));
+create index idempotency_by_time on idempotency (created_at);
+
+create table events (
+  seq {{serial}}, at {{bigint}} not null, project_id text, user_id text, via text not null, kind text not null,
+  object_kind text not null, object_id text not null, detail_json text not null);
+create index events_by_project on events (project_id, seq);
+create index events_by_object on events (object_id, seq);
+
+create table qcow2_files (
+  id {{serial}}, backing_id {{bigint}}, state text not null, drive_id text not null, size_bytes {{bigint}} not null,
+  level integer not null, data_bytes {{bigint}}, created_at {{bigint}} not null);
+create index qcow2_files_by_backing on qcow2_files (backing_id);
+create index qcow2_files_by_drive on qcow2_files (drive_id);
+
+create table qcow2_layers (
+  id {{serial}}, parent_id {{bigint}}, drive_id text not null, carried {{blob}}, delta {{blob}}, file_id {{bigint}});
+create index qcow2_layers_by_parent on qcow2_layers (parent_id);
+create index qcow2_layers_by_file on qcow2_layers (file_id);
+create index qcow2_layers_by_drive on qcow2_layers (drive_id);
+
+create table qcow2_drives (
+  drive_id text primary key, file_id {{bigint}} not null, layer_id {{bigint}} not null, spare_id {{bigint}});
+create index qcow2_drives_by_file on qcow2_drives (file_id);
+create index qcow2_drives_by_layer on qcow2_drives (layer_id);
+
+create table qcow2_points (
+  drive_snapshot_id text primary key, drive_id text not null, file_id {{bigint}} not null, layer_id {{bigint}} not null);
+create index qcow2_points_by_file on qcow2_points (file_id);
+create index qcow2_points_by_layer on qcow2_points (layer_id);
+create index qcow2_points_by_drive on qcow2_points (drive_id);
+
+create table qcow2_intents (
+  id {{serial}}, kind text not null, plan_json text not null, created_at {{bigint}} not null);
+`,
+];

@@ -1,0 +1,287 @@
+/** The tables of the catalog as Kysely sees them. Times are microseconds since the epoch; `*_json` columns hold JSON text. */
+import type { Generated, Insertable, Selectable, Updateable } from 'kysely';
+import type { DriveId, DriveSnapshotId, ExportId, GrantId, ProjectId, SnapshotId, TaskId, TokenId, UserId } from '../core/ids.ts';
+import type { DriveState, SnapshotState, TaskState } from '../core/states.ts';
+
+export interface ProjectsTable {
+  number: Generated<number>;
+  id: ProjectId;
+  name: string;
+  created_at: number;
+  version: number;
+}
+
+export interface UsersTable {
+  number: Generated<number>;
+  id: UserId;
+  name: string;
+  email: string | null;
+  /** `scrypt$N$r$p$salt$hash`, or null for a user who may only use tokens. */
+  password_hash: string | null;
+  /** 1 for an operator of the whole server, who passes every check. */
+  is_operator: number;
+  disabled: number;
+  created_at: number;
+  version: number;
+}
+
+export type Role = 'admin' | 'member' | 'guest';
+
+export interface MembershipsTable {
+  project_id: ProjectId;
+  user_id: UserId;
+  /** admin: everything in the project; member: everything but its users; guest: only what is granted. */
+  role: Role;
+}
+
+export type GrantedKind = 'drive' | 'snapshot';
+export type Access = 'ro' | 'rw';
+
+export interface GrantsTable {
+  id: GrantId;
+  project_id: ProjectId;
+  user_id: UserId;
+  object_kind: GrantedKind;
+  object_id: string;
+  access: Access;
+  created_at: number;
+}
+
+export interface TokensTable {
+  number: Generated<number>;
+  id: TokenId;
+  user_id: UserId;
+  name: string;
+  /** SHA-256 of the secret, hex. */
+  hash: string;
+  /** The secret's first characters, so that people can tell tokens apart. */
+  prefix: string;
+  created_at: number;
+  expires_at: number | null;
+  revoked_at: number | null;
+}
+
+export interface DrivesTable {
+  number: Generated<number>;
+  id: DriveId;
+  project_id: ProjectId;
+  name: string;
+  description: string;
+  size_bytes: number;
+  state: DriveState;
+  meta_json: string;
+  error_json: string | null;
+  /** The drive snapshot that the live state descends from: the `current` marker of the tree. */
+  based_on: DriveSnapshotId | null;
+  /** What the drive was made from, if it was cloned. */
+  source_id: DriveSnapshotId | null;
+  /** 1 when a stored `changed_bytes` of its snapshots may be out of date. */
+  sizes_stale: number;
+  created_at: number;
+  updated_at: number;
+  deleted_at: number | null;
+  version: number;
+}
+
+export interface SnapshotsTable {
+  number: Generated<number>;
+  id: SnapshotId;
+  project_id: ProjectId;
+  name: string;
+  description: string;
+  state: SnapshotState;
+  meta_json: string;
+  error_json: string | null;
+  /** Why it exists: asked for, or kept by a revert. */
+  origin: 'manual' | 'safety';
+  consistency: 'memory' | 'filesystem' | 'crash';
+  /** 0 once one of its drive snapshots was deleted on its own. */
+  complete: number;
+  created_by: UserId | null;
+  /** The instant it stands for. */
+  created_at: number;
+  updated_at: number;
+  version: number;
+}
+
+export interface DriveSnapshotsTable {
+  number: Generated<number>;
+  id: DriveSnapshotId;
+  snapshot_id: SnapshotId;
+  drive_id: DriveId;
+  parent_id: DriveSnapshotId | null;
+  /** Virtual size of the drive at that instant. */
+  size_bytes: number;
+  /** Bytes of the drive changed since; see `drives.sizes_stale`. */
+  changed_bytes: number | null;
+  created_at: number;
+}
+
+export interface TagsTable {
+  object_id: string;
+  tag: string;
+}
+
+export interface TasksTable {
+  number: Generated<number>;
+  id: TaskId;
+  project_id: ProjectId | null;
+  user_id: UserId | null;
+  via: string;
+  kind: string;
+  state: TaskState;
+  object_kind: string | null;
+  object_id: string | null;
+  input_json: string;
+  result_json: string | null;
+  error_json: string | null;
+  progress_done: number;
+  progress_total: number;
+  progress_unit: 'bytes' | 'steps';
+  /** Bytes per second, 0 for no limit. */
+  speed_limit: number;
+  cancel_requested: number;
+  pause_requested: number;
+  /** 1 while other changes of the same drives must wait. */
+  holds_drives: number;
+  created_at: number;
+  started_at: number | null;
+  finished_at: number | null;
+  version: number;
+}
+
+export interface TaskDrivesTable {
+  task_id: TaskId;
+  drive_id: DriveId;
+}
+
+export interface ExportsTable {
+  number: Generated<number>;
+  id: ExportId;
+  project_id: ProjectId;
+  drive_id: DriveId | null;
+  drive_snapshot_id: DriveSnapshotId | null;
+  /** 1: read-write. */
+  writable: number;
+  transport: 'unix' | 'tcp';
+  /** The NBD export name. */
+  name: string;
+  detail_json: string;
+  created_at: number;
+}
+
+export interface IdempotencyTable {
+  user_id: UserId;
+  key: string;
+  request_hash: string;
+  task_id: TaskId | null;
+  object_kind: string | null;
+  object_id: string | null;
+  created_at: number;
+}
+
+export interface EventsTable {
+  seq: Generated<number>;
+  at: number;
+  project_id: ProjectId | null;
+  user_id: UserId | null;
+  via: string;
+  kind: string;
+  object_kind: string;
+  object_id: string;
+  detail_json: string;
+}
+
+export interface SettingsTable {
+  key: string;
+  value: string;
+}
+
+/** A qcow2 file of the pool, `l<id in base 36>.qcow2`. */
+export interface Qcow2FilesTable {
+  id: Generated<number>;
+  backing_id: number | null;
+  /** planned: row written before the file; spare: made ahead, empty; active: a drive's top; frozen: immutable. */
+  state: 'planned' | 'spare' | 'active' | 'frozen';
+  /** The drive whose history it was made for; accounting only. */
+  drive_id: DriveId;
+  size_bytes: number;
+  /** 0 for one delta, n for a skip layer over deltas of level n - 1, 99 for one with no backing. */
+  level: number;
+  /** Allocated bytes when it froze; null while active or not yet measured. */
+  data_bytes: number | null;
+  created_at: number;
+}
+
+/** One interval of a drive's history: what changed between two points in time. */
+export interface Qcow2LayersTable {
+  id: Generated<number>;
+  parent_id: number | null;
+  drive_id: DriveId;
+  /** Changes taken over from removed intervals, as encoded extents. */
+  carried: Uint8Array | null;
+  /** All changes, once recorded. */
+  delta: Uint8Array | null;
+  /** The file whose allocation completes `carried`, until `delta` is recorded. */
+  file_id: number | null;
+}
+
+export interface Qcow2DrivesTable {
+  drive_id: DriveId;
+  file_id: number;
+  layer_id: number;
+  spare_id: number | null;
+}
+
+export interface Qcow2PointsTable {
+  drive_snapshot_id: DriveSnapshotId;
+  drive_id: DriveId;
+  file_id: number;
+  layer_id: number;
+}
+
+/** A change of files under way; a row outlives a crash and is rolled forward at start. */
+export interface Qcow2IntentsTable {
+  id: Generated<number>;
+  kind: string;
+  plan_json: string;
+  created_at: number;
+}
+
+export interface Schema {
+  settings: SettingsTable;
+  projects: ProjectsTable;
+  users: UsersTable;
+  memberships: MembershipsTable;
+  grants: GrantsTable;
+  tokens: TokensTable;
+  drives: DrivesTable;
+  snapshots: SnapshotsTable;
+  drive_snapshots: DriveSnapshotsTable;
+  tags: TagsTable;
+  tasks: TasksTable;
+  task_drives: TaskDrivesTable;
+  exports: ExportsTable;
+  idempotency: IdempotencyTable;
+  events: EventsTable;
+  qcow2_files: Qcow2FilesTable;
+  qcow2_layers: Qcow2LayersTable;
+  qcow2_drives: Qcow2DrivesTable;
+  qcow2_points: Qcow2PointsTable;
+  qcow2_intents: Qcow2IntentsTable;
+}
+
+export type DriveRow = Selectable<DrivesTable>;
+export type SnapshotRow = Selectable<SnapshotsTable>;
+export type DriveSnapshotRow = Selectable<DriveSnapshotsTable>;
+export type TaskRow = Selectable<TasksTable>;
+export type TaskUpdate = Updateable<TasksTable>;
+export type NewTask = Insertable<TasksTable>;
+export type ExportRow = Selectable<ExportsTable>;
+export type EventRow = Selectable<EventsTable>;
+export type UserRow = Selectable<UsersTable>;
+export type ProjectRow = Selectable<ProjectsTable>;
+export type TokenRow = Selectable<TokensTable>;
+export type GrantRow = Selectable<GrantsTable>;
+export type Qcow2FileRow = Selectable<Qcow2FilesTable>;
+export type Qcow2LayerRow = Selectable<Qcow2LayersTable>;
