@@ -1,0 +1,186 @@
+/** The model: the objects that the service returns and every front door presents. Plain data; times in µs, sizes in bytes. */
+import type { StoredError } from './errors.ts';
+import type { DriveId, DriveSnapshotId, ExportId, ProjectId, SnapshotId, TaskId, UserId } from './ids.ts';
+import type { DriveState, SnapshotState, TaskState } from './states.ts';
+
+export type Meta = Readonly<Record<string, string>>;
+
+/** A block volume. */
+export interface Drive {
+  readonly id: DriveId;
+  readonly number: number;
+  readonly projectId: ProjectId;
+  readonly name: string;
+  readonly description: string;
+  readonly sizeBytes: number;
+  readonly state: DriveState;
+  readonly meta: Meta;
+  readonly tags: readonly string[];
+  readonly error: StoredError | null;
+  /** The drive snapshot its present state descends from. */
+  readonly basedOn: DriveSnapshotId | null;
+  /** The drive snapshot it was cloned from. */
+  readonly sourceId: DriveSnapshotId | null;
+  readonly snapshotCount: number;
+  readonly exported: boolean;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+  readonly version: number;
+}
+
+/** The part of a snapshot that covers one drive. */
+export interface DriveSnapshot {
+  readonly id: DriveSnapshotId;
+  readonly number: number;
+  readonly snapshotId: SnapshotId;
+  readonly driveId: DriveId;
+  readonly driveName: string;
+  readonly parentId: DriveSnapshotId | null;
+  /** Virtual size of the drive at that instant. */
+  readonly virtualBytes: number;
+  /** Bytes of the drive changed since, exact to 4 KiB; null while being made. */
+  readonly sizeBytes: number | null;
+  /** True when the drive's present state descends directly from it. */
+  readonly current: boolean;
+}
+
+/** One point in time of one or several drives. */
+export interface Snapshot {
+  readonly id: SnapshotId;
+  readonly number: number;
+  readonly projectId: ProjectId;
+  readonly name: string;
+  readonly description: string;
+  readonly state: SnapshotState;
+  readonly meta: Meta;
+  readonly tags: readonly string[];
+  readonly error: StoredError | null;
+  readonly origin: 'manual' | 'safety';
+  readonly consistency: 'memory' | 'filesystem' | 'crash';
+  /** False once a part of it was deleted on its own: it can no longer be reverted to as a whole. */
+  readonly complete: boolean;
+  readonly parts: readonly DriveSnapshot[];
+  /** Sum over its parts. */
+  readonly sizeBytes: number | null;
+  readonly createdBy: UserId | null;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+  readonly version: number;
+}
+
+export interface TaskProgress {
+  readonly done: number;
+  readonly total: number;
+  readonly unit: 'bytes' | 'steps';
+  /** Units per second over the last seconds; null when not known. */
+  readonly ratePerSecond: number | null;
+  readonly estimateSeconds: number | null;
+}
+
+/** One durable piece of work. */
+export interface Task {
+  readonly id: TaskId;
+  readonly number: number;
+  readonly projectId: ProjectId | null;
+  readonly userId: UserId | null;
+  readonly via: string;
+  readonly kind: TaskKind;
+  readonly state: TaskState;
+  readonly objectKind: string | null;
+  readonly objectId: string | null;
+  readonly driveIds: readonly DriveId[];
+  readonly progress: TaskProgress;
+  readonly result: Readonly<Record<string, unknown>> | null;
+  readonly error: StoredError | null;
+  readonly cancellable: boolean;
+  readonly pausable: boolean;
+  readonly speedLimitBytesPerSecond: number;
+  readonly createdAt: number;
+  readonly startedAt: number | null;
+  readonly finishedAt: number | null;
+}
+
+export const taskKinds = [
+  'drive.create',
+  'drive.import',
+  'drive.resize',
+  'drive.delete',
+  'drive.clone',
+  'drive.flatten',
+  'drive.revert',
+  'drive.check',
+  'drive.export',
+  'drive.unexport',
+  'drive.compact',
+  'snapshot.create',
+  'snapshot.revert',
+  'snapshot.delete',
+] as const;
+export type TaskKind = (typeof taskKinds)[number];
+
+/** A drive or drive snapshot served over NBD. */
+export interface DriveExport {
+  readonly id: ExportId;
+  readonly projectId: ProjectId;
+  readonly driveId: DriveId | null;
+  readonly driveSnapshotId: DriveSnapshotId | null;
+  readonly writable: boolean;
+  readonly transport: 'unix' | 'tcp';
+  readonly exportName: string;
+  /** `nbd+unix:///NAME?socket=PATH` or `nbd[s]://HOST:PORT/NAME`. */
+  readonly uri: string;
+  /** Shown once, when the export is made with TLS. */
+  readonly tlsPsk?: { readonly identity: string; readonly keyHex: string };
+  readonly createdAt: number;
+}
+
+/** The four numbers of a drive. */
+export interface DriveUsage {
+  /** What a client sees. */
+  readonly virtualBytes: number;
+  /** Data that the present state refers to, shared or not. */
+  readonly liveBytes: number;
+  /** Data kept only because snapshots of this drive refer to it. */
+  readonly snapshotBytes: number;
+  /** Bytes its files take on the file system, metadata included. */
+  readonly onDiskBytes: number;
+  /** Layers a read may have to walk, the active one included. */
+  readonly depth: number;
+}
+
+export interface SnapshotUsage {
+  /** Bytes of the drive changed since. */
+  readonly sizeBytes: number;
+  /** Bytes freed if this one alone were deleted. */
+  readonly uniqueBytes: number;
+}
+
+export interface CheckReport {
+  readonly ok: boolean;
+  readonly files: number;
+  readonly errors: number;
+  readonly corruptions: number;
+  readonly leaks: number;
+}
+
+/** One difference between what the catalog says and what is there. */
+export interface Finding {
+  readonly code: string;
+  readonly severity: 'info' | 'warning' | 'error';
+  readonly subject: string;
+  readonly explanation: string;
+  readonly repairable: boolean;
+  repaired?: boolean;
+}
+
+export interface CatalogEvent {
+  readonly seq: number;
+  readonly at: number;
+  readonly projectId: ProjectId | null;
+  readonly userId: UserId | null;
+  readonly via: string;
+  readonly kind: string;
+  readonly objectKind: string;
+  readonly objectId: string;
+  readonly detail: Readonly<Record<string, unknown>>;
+}
