@@ -118,4 +118,3 @@ export async function addEvent(tx: Db, event: NewEvent): Promise<void> {
     })
     .execute();
 }
-

@@ -1,6 +1,16 @@
 /** The tables of the catalog as Kysely sees them. Times are microseconds since the epoch; `*_json` columns hold JSON text. */
 import type { Generated, Insertable, Selectable, Updateable } from 'kysely';
-import type { DriveId, DriveSnapshotId, ExportId, GrantId, ProjectId, SnapshotId, TaskId, TokenId, UserId } from '../core/ids.ts';
+import type {
+  DriveId,
+  DriveSnapshotId,
+  ExportId,
+  GrantId,
+  ProjectId,
+  SnapshotId,
+  TaskId,
+  TokenId,
+  UserId,
+} from '../core/ids.ts';
 import type { DriveState, SnapshotState, TaskState } from '../core/states.ts';
 
 export interface ProjectsTable {

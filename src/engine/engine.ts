@@ -107,7 +107,10 @@ export interface Engine {
    * One instant of all named drives: either every one is taken or none. Exported drives go on being written. Waits for
    * no background work. A drive snapshot stands from the commit on, whatever dies. @throws space_low
    */
-  snapshot(points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[], commit: CommitHook): Promise<void>;
+  snapshot(
+    points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[],
+    commit: CommitHook,
+  ): Promise<void>;
 
   /**
    * Puts drives back to their points, all in one commit. The state before is kept as `keepAs` when given, else dropped. Newer
@@ -162,7 +165,11 @@ export interface Engine {
 
   /** Serves a drive (one writer or several readers) or a point (readers). Idempotent by id. @throws drive_exported */
   startExport(
-    request: { exportId: ExportId; exportName: string; of: { drive: DriveId; writable: boolean } | { point: DriveSnapshotId } },
+    request: {
+      exportId: ExportId;
+      exportName: string;
+      of: { drive: DriveId; writable: boolean } | { point: DriveSnapshotId };
+    },
     commit: CommitHook,
   ): Promise<NbdTarget>;
 
@@ -170,7 +177,10 @@ export interface Engine {
   stopExport(exportId: ExportId, commit: CommitHook): Promise<void>;
 
   /** Runs `use` with a private read-only export of a point or of a drive that is not exported writable. */
-  withReader<T>(of: { drive: DriveId } | { point: DriveSnapshotId }, use: (target: NbdTarget) => Promise<T>): Promise<T>;
+  withReader<T>(
+    of: { drive: DriveId } | { point: DriveSnapshotId },
+    use: (target: NbdTarget) => Promise<T>,
+  ): Promise<T>;
 
   /** Verifies every file a drive is made of. @throws drive_exported when the live layer is being written */
   check(driveId: DriveId, control: WorkControl): Promise<CheckReport>;

@@ -230,18 +230,17 @@ export async function readHeader(
 }
 
 async function readHeaderOf(file: FileHandle, code: DamageCode, path: string): Promise<Qcow2Header> {
-  return parseHeader((await readHeaderBytes(file)).bytes, code, path);
+  return parseHeader(await readHeaderBytes(file), code, path);
 }
 
 /** The first page, or the whole first cluster where extensions or backing name reach beyond the page. */
-async function readHeaderBytes(file: FileHandle): Promise<{ bytes: Buffer }> {
+async function readHeaderBytes(file: FileHandle): Promise<Buffer> {
   const page = Buffer.alloc(4096);
   const first = page.subarray(0, await readFully(file, page, 0));
   const clusterBits = first.length >= 24 ? first.readUInt32BE(20) : 0;
-  if (first.length < 4096 || clusterBits <= 12 || clusterBits > 21) return { bytes: first };
-  if (headerEnd(first) !== null) return { bytes: first };
+  if (first.length < 4096 || clusterBits <= 12 || clusterBits > 21 || headerEnd(first) !== null) return first;
   const whole = Buffer.alloc(2 ** clusterBits);
-  return { bytes: whole.subarray(0, await readFully(file, whole, 0)) };
+  return whole.subarray(0, await readFully(file, whole, 0));
 }
 
 /** Where the backing name, or else the extension list, ends; null when that is not within `bytes`. */
@@ -380,7 +379,7 @@ export async function setBackingName(path: string, name: string | null): Promise
   const nameBytes = name === null ? Buffer.alloc(0) : encodeName(name);
   const file = await open(path, constants.O_RDWR);
   try {
-    const { bytes } = await readHeaderBytes(file);
+    const bytes = await readHeaderBytes(file);
     const header = parseHeader(bytes, 'layer_damaged', path);
     if (header.backing === name) return;
 
@@ -536,6 +535,7 @@ export async function readAllocation(path: string): Promise<{ data: Extents; zer
     const data = new ExtentList(sizeBytes);
     const zero = new ExtentList(sizeBytes);
     const zeroFlag = header.version === 3 ? 1 : 0;
+    const misplaced = (clusterBytes - 1) & offsetLowMask;
 
     const visitStandard = ({ view, guestStart }: L2Table): void => {
       for (let at = 0, guest = guestStart; at < clusterBytes; at += 8, guest += clusterBytes) {
@@ -544,7 +544,10 @@ export async function readAllocation(path: string): Promise<{ data: Extents; zer
         if (high === 0 && low === 0) continue;
         if ((high & 0x40000000) !== 0) data.add(guest, clusterBytes);
         else if ((low & zeroFlag) !== 0) zero.add(guest, clusterBytes);
-        else if ((high & offsetHighMask) !== 0 || (low & offsetLowMask) !== 0) data.add(guest, clusterBytes);
+        else if ((high & offsetHighMask) !== 0 || (low & offsetLowMask) !== 0) {
+          if ((low & misplaced) !== 0) throw fail('a cluster is misplaced');
+          data.add(guest, clusterBytes);
+        }
       }
     };
     const visitExtended = ({ view, guestStart }: L2Table): void => {
@@ -556,9 +559,11 @@ export async function readAllocation(path: string): Promise<{ data: Extents; zer
         else if (zeroBits !== 0 || dataBits !== 0) {
           if ((zeroBits & dataBits) !== 0) throw fail('a subcluster is both allocated and zero');
           if (dataBits !== 0) {
-            if ((high & offsetHighMask) === 0 && (view.getUint32(at + 4) & offsetLowMask) === 0) {
+            const low = view.getUint32(at + 4);
+            if ((high & offsetHighMask) === 0 && (low & offsetLowMask) === 0) {
               throw fail('a subcluster is allocated and has no place');
             }
+            if ((low & misplaced) !== 0) throw fail('a cluster is misplaced');
             if (dataBits === 0xffffffff) data.add(guest, clusterBytes);
             else addRuns(data, dataBits, guest, subclusterBytes);
           }

@@ -1,0 +1,243 @@
+/**
+ * The use cases, as the front doors see them. Every call takes the caller first, checks rights, and speaks in the
+ * model's terms. Changes return the task that carries them out, beside the object where there is one; `waitFor` waits for it.
+ */
+import type { Readable } from 'node:stream';
+import type { Extents } from '../core/extents.ts';
+import type { DriveId, DriveSnapshotId, ExportId, ProjectId, SnapshotId, TaskId } from '../core/ids.ts';
+import type {
+  CatalogEvent,
+  Drive,
+  DriveExport,
+  DriveSnapshot,
+  DriveUsage,
+  Meta,
+  Snapshot,
+  SnapshotUsage,
+  Task,
+} from '../core/model.ts';
+import type { DriveState, SnapshotState, TaskState } from '../core/states.ts';
+import type { DoctorReport, ImageFormat } from '../engine/engine.ts';
+import type { Caller } from './caller.ts';
+
+export interface Page<T> {
+  readonly items: readonly T[];
+  /** Opaque; null on the last page. */
+  readonly nextCursor: string | null;
+  /** Exact count of all that match, when asked for. */
+  readonly total: number | null;
+}
+
+export interface PageRequest {
+  /** 1 to 1000, default 100. */
+  readonly limit?: number;
+  readonly cursor?: string;
+  /** For dialects that page by offset; excludes `cursor`. */
+  readonly offset?: number;
+  readonly withTotal?: boolean;
+}
+
+/** Name filters combine by AND. */
+export interface NameFilter {
+  readonly name?: string;
+  /** Case-insensitive part of the name. */
+  readonly nameContains?: string;
+  /** `*` stands for any run of characters; case-sensitive, anchored. */
+  readonly nameLike?: string;
+}
+
+export interface DriveFilter extends NameFilter {
+  readonly states?: readonly DriveState[];
+  readonly tag?: string;
+}
+
+export interface SnapshotFilter extends NameFilter {
+  readonly driveId?: DriveId;
+  readonly states?: readonly SnapshotState[];
+  readonly tag?: string;
+  /** µs, inclusive. */
+  readonly createdFrom?: number;
+  /** µs, exclusive. */
+  readonly createdBefore?: number;
+}
+
+export type SortOrder = 'asc' | 'desc';
+export type SnapshotSort = 'created' | 'name' | 'state' | 'number';
+export type DriveSort = 'created' | 'name' | 'state' | 'number';
+
+export interface Labels {
+  readonly description?: string;
+  readonly meta?: Meta;
+  readonly tags?: readonly string[];
+}
+
+export interface Update extends Labels {
+  readonly name?: string;
+  /** Fail with `precondition_failed` unless the object is at this version. */
+  readonly ifVersion?: number;
+}
+
+/** Given on creates: a retry with the same key and the same request finds the first attempt. */
+export interface Idempotency {
+  readonly key: string;
+  /** SHA-256 over method, path and canonical body. */
+  readonly requestHash: string;
+}
+
+export interface CreateOptions {
+  readonly idempotency?: Idempotency;
+  /** Refuse with `name_taken` when an object of that name exists in the project. */
+  readonly refuseExistingName?: boolean;
+}
+
+export type WithTask<K extends string, T> = { readonly task: Task } & { readonly [key in K]: T };
+
+export interface DriveUseCases {
+  create(
+    caller: Caller,
+    input: Labels & { name: string; sizeBytes: number },
+    options?: CreateOptions,
+  ): Promise<WithTask<'drive', Drive>>;
+  /** From an upload: consumes the stream, bounded; or from the operator's import directory. */
+  import(
+    caller: Caller,
+    input: Labels & { name: string; format: ImageFormat; source: { stream: Readable } | { file: string } },
+    options?: CreateOptions,
+  ): Promise<WithTask<'drive', Drive>>;
+  list(
+    caller: Caller,
+    filter: DriveFilter,
+    sort: { by: DriveSort; order: SortOrder },
+    page: PageRequest,
+  ): Promise<Page<Drive>>;
+  get(caller: Caller, id: DriveId): Promise<Drive>;
+  update(caller: Caller, id: DriveId, update: Update): Promise<Drive>;
+  resize(caller: Caller, id: DriveId, sizeBytes: number, options?: CreateOptions): Promise<Task>;
+  /** @throws drive_has_snapshots unless `snapshots` says what to do with them and there are some */
+  delete(
+    caller: Caller,
+    id: DriveId,
+    options: { snapshots: 'refuse' | 'keep' | 'delete' } & CreateOptions,
+  ): Promise<Task>;
+  usage(caller: Caller, id: DriveId): Promise<DriveUsage>;
+  check(caller: Caller, id: DriveId): Promise<Task>;
+  flatten(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
+  /** The drive itself or, with `keepSafety` (default true), after a safety snapshot was kept. */
+  revert(
+    caller: Caller,
+    id: DriveId,
+    input: { driveSnapshotId: DriveSnapshotId; keepSafety?: boolean },
+    options?: CreateOptions,
+  ): Promise<Task>;
+  /** Streams the drive's bytes; it must not be exported writable. */
+  download(
+    caller: Caller,
+    id: DriveId,
+    format: 'raw' | 'qcow2',
+  ): Promise<{ stream: Readable; sizeBytes: number | null; fileName: string }>;
+}
+
+export interface SnapshotNode {
+  readonly part: DriveSnapshot;
+  readonly snapshot: Snapshot;
+  readonly children: readonly SnapshotNode[];
+}
+
+export interface SnapshotUseCases {
+  /** The drives at one instant. `name` defaults to the first drive's name and the time. */
+  create(
+    caller: Caller,
+    input: Labels & { driveIds: readonly DriveId[]; name?: string },
+    options?: CreateOptions,
+  ): Promise<WithTask<'snapshot', Snapshot>>;
+  list(
+    caller: Caller,
+    filter: SnapshotFilter,
+    sort: { by: SnapshotSort; order: SortOrder },
+    page: PageRequest,
+  ): Promise<Page<Snapshot>>;
+  get(caller: Caller, id: SnapshotId): Promise<Snapshot>;
+  /** For volume dialects and clones: the snapshot that a drive snapshot is part of. */
+  getByPart(caller: Caller, id: DriveSnapshotId): Promise<Snapshot>;
+  update(caller: Caller, id: SnapshotId, update: Update): Promise<Snapshot>;
+  /** All of it, or only the parts named. */
+  delete(
+    caller: Caller,
+    id: SnapshotId,
+    options?: { parts?: readonly DriveSnapshotId[] } & CreateOptions,
+  ): Promise<Task>;
+  /** All its drives go back, in one step. */
+  revert(caller: Caller, id: SnapshotId, input?: { keepSafety?: boolean }, options?: CreateOptions): Promise<Task>;
+  /** A new drive from one part; `part` may be left out when there is only one. */
+  clone(
+    caller: Caller,
+    id: SnapshotId,
+    input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
+    options?: CreateOptions,
+  ): Promise<WithTask<'drive', Drive>>;
+  tree(caller: Caller, driveId: DriveId): Promise<{ roots: readonly SnapshotNode[]; current: DriveSnapshotId | null }>;
+  usage(caller: Caller, id: SnapshotId): Promise<readonly (SnapshotUsage & { driveSnapshotId: DriveSnapshotId })[]>;
+  /** Where `to` differs from `from`; both of one drive or its clones. */
+  changes(
+    caller: Caller,
+    range: { from: DriveSnapshotId | null; to: { point: DriveSnapshotId } | { drive: DriveId } },
+  ): Promise<Extents>;
+  download(
+    caller: Caller,
+    id: SnapshotId,
+    format: 'raw' | 'qcow2',
+    part?: DriveSnapshotId,
+  ): Promise<{ stream: Readable; sizeBytes: number | null; fileName: string }>;
+}
+
+export interface ExportUseCases {
+  create(
+    caller: Caller,
+    input: {
+      of: { drive: DriveId; writable: boolean } | { point: DriveSnapshotId };
+      transport: { kind: 'unix' } | { kind: 'tcp'; host: string; port?: number; tls: boolean };
+    },
+    options?: CreateOptions,
+  ): Promise<DriveExport>;
+  list(caller: Caller, filter: { driveId?: DriveId }): Promise<readonly DriveExport[]>;
+  get(caller: Caller, id: ExportId): Promise<DriveExport>;
+  close(caller: Caller, id: ExportId): Promise<void>;
+}
+
+export interface TaskUseCases {
+  list(
+    caller: Caller,
+    filter: { states?: readonly TaskState[]; objectId?: string; driveId?: DriveId },
+    page: PageRequest,
+  ): Promise<Page<Task>>;
+  get(caller: Caller, id: TaskId): Promise<Task>;
+  /** Resolves when the task has ended, or with its state after `timeoutMs`. */
+  waitFor(caller: Caller, id: TaskId, timeoutMs: number): Promise<Task>;
+  cancel(caller: Caller, id: TaskId): Promise<Task>;
+  pause(caller: Caller, id: TaskId): Promise<Task>;
+  resume(caller: Caller, id: TaskId): Promise<Task>;
+  /** Bytes per second, 0 for no limit. */
+  setSpeedLimit(caller: Caller, id: TaskId, bytesPerSecond: number): Promise<Task>;
+}
+
+export interface EventUseCases {
+  /** Past events after `afterSeq`, oldest first. */
+  list(
+    caller: Caller,
+    filter: { afterSeq?: number; objectId?: string; limit?: number },
+  ): Promise<readonly CatalogEvent[]>;
+  /** Calls back for every event the caller may see, in order, replaying from `afterSeq`; returns how to stop. */
+  subscribe(caller: Caller, afterSeq: number | null, onEvent: (event: CatalogEvent) => void): Promise<() => void>;
+}
+
+export interface Service {
+  readonly drives: DriveUseCases;
+  readonly snapshots: SnapshotUseCases;
+  readonly exports: ExportUseCases;
+  readonly tasks: TaskUseCases;
+  readonly events: EventUseCases;
+  doctor(caller: Caller, options: { repair: boolean }): Promise<DoctorReport>;
+  space(caller: Caller): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
+  readiness(): Promise<{ ready: boolean; reasons: readonly string[] }>;
+  projectIdOf(object: { kind: 'drive' | 'snapshot' | 'task'; id: string }): Promise<ProjectId | null>;
+}

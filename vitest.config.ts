@@ -1,0 +1,18 @@
+import { defineConfig } from 'vitest/config';
+import { countsReporter } from './scripts/test-counts.ts';
+
+// Tests run real QEMU: few workers, generous time limits. Each test owns its directory, ports and database.
+export default defineConfig({
+  test: {
+    environment: 'node',
+    include: ['src/**/*.test.ts', 'test/**/*.test.ts'],
+    globalSetup: ['test/require-qemu.ts'],
+    pool: 'forks',
+    maxWorkers: 2,
+    execArgv: ['--disable-warning=ExperimentalWarning'],
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    bail: 0,
+    reporters: ['default', countsReporter],
+  },
+});
