@@ -61,7 +61,7 @@ if (problems.length > 0) process.exitCode = 1;
 function checkFile(file: string): void {
   const text = readFileSync(join(root, file), 'utf8');
   const lines = text.split('\n');
-  const isTest = file.endsWith('.test.ts') || file.includes('conformance');
+  const isTest = isForTests(file);
 
   const lineCount = lines.at(-1) === '' ? lines.length - 1 : lines.length;
   if (file.startsWith('src/') && lineCount > longestFile) {
@@ -100,7 +100,7 @@ function refusal(file: string, specifier: string, isTest: boolean): string | und
   }
   const target = posix.join(posix.dirname(file), specifier);
   const targetPart = partOf(target);
-  if (!isTest && (target.endsWith('.test.ts') || target.includes('conformance'))) return 'that is a test';
+  if (!isTest && isForTests(target)) return 'that is for tests only';
   if (targetPart === part) {
     if (part !== 'src/dialects') return undefined;
     const [from, to] = [dialectOf(file), dialectOf(target)];
@@ -108,6 +108,11 @@ function refusal(file: string, specifier: string, isTest: boolean): string | und
   }
   if (allowed.includes(targetPart) || (isTest && targetPart === 'test')) return undefined;
   return `${part} may import ${allowed.length === 0 ? 'nothing else of ours' : allowed.join(', ')}`;
+}
+
+/** Tests, the engines' conformance suite, and helpers of tests in a folder `testing`. */
+function isForTests(file: string): boolean {
+  return file.endsWith('.test.ts') || file.includes('conformance') || file.includes('/testing/');
 }
 
 /** `src/<part>` below src, else the top folder. */

@@ -190,7 +190,8 @@ function installPackages() {
   const path = (process.env.PATH ?? '').split(delimiter).filter((dir) => !dir.startsWith(modulesDir));
   const env = { ...process.env, PATH: path.join(delimiter) };
   // Development packages too, whatever NODE_ENV says: one set-up serves start and test.
-  const npm = (...args) => run([...command, ...args, '--include=dev', '--no-audit', '--no-fund'], env);
+  const npm = (...args) =>
+    run([...command, ...args, '--include=dev', '--no-audit', '--no-fund', '--loglevel=error'], env);
 
   let result = existsSync(join(root, 'package-lock.json')) ? npm('ci') : npm('install', '--no-package-lock');
   // A lock file that does not match package.json (a merge, an edit by hand) must not keep anybody from starting.
@@ -231,7 +232,7 @@ function withLock(action) {
       rmSync(lockFile, { force: true });
       continue;
     }
-    if (!announced) announce('Another set-up of this directory is running; waiting for it');
+    if (!announced) announce(`Waiting for another set-up of this directory to end (${lockFile})`);
     announced = true;
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 200);
   }
@@ -277,11 +278,8 @@ function readOrNothing(path) {
 
 /** npm says what went wrong first, apt last. */
 function excerpt(text) {
-  const lines = text.trimEnd().split('
-');
-  return lines.length <= 60 ? lines.join('
-') : [...lines.slice(0, 30), '[…]', ...lines.slice(-30)].join('
-');
+  const lines = text.trimEnd().split('\n');
+  return lines.length <= 60 ? lines.join('\n') : [...lines.slice(0, 30), '[…]', ...lines.slice(-30)].join('\n');
 }
 
 const announce = (text) => console.error(`${text} …`);

@@ -8,6 +8,7 @@ import { Kysely, type Transaction } from 'kysely';
 import { CalotypeError } from '../core/errors.ts';
 import { nowUs } from '../core/time.ts';
 import { migrations } from './migrations.ts';
+import { prepare } from './prepared.ts';
 import type { Schema } from './schema.ts';
 import { openSqlite } from './sqlite.ts';
 
@@ -102,19 +103,20 @@ export interface NewEvent {
   detail?: Readonly<Record<string, unknown>>;
 }
 
+const insertEvent = prepare<Required<Omit<NewEvent, 'detail'>> & { at: number; detail: string }>()((db, p) =>
+  db.insertInto('events').values({
+    at: p('at'),
+    project_id: p('projectId'),
+    user_id: p('userId'),
+    via: p('via'),
+    kind: p('kind'),
+    object_kind: p('objectKind'),
+    object_id: p('objectId'),
+    detail_json: p('detail'),
+  }),
+);
+
 /** Writes one line of the audit log; subscribers see it after the commit. */
 export async function addEvent(tx: Db, event: NewEvent): Promise<void> {
-  await tx
-    .insertInto('events')
-    .values({
-      at: nowUs(),
-      project_id: event.projectId,
-      user_id: event.userId,
-      via: event.via,
-      kind: event.kind,
-      object_kind: event.objectKind,
-      object_id: event.objectId,
-      detail_json: JSON.stringify(event.detail ?? {}),
-    })
-    .execute();
+  await insertEvent(tx, { ...event, at: nowUs(), detail: JSON.stringify(event.detail ?? {}) });
 }

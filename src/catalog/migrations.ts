@@ -22,10 +22,11 @@ create table memberships (
 create index memberships_by_user on memberships (user_id);
 
 create table grants (
-  id text primary key, project_id text not null references projects(id), user_id text not null references users(id),
-  object_kind text not null, object_id text not null, access text not null, created_at {{bigint}} not null,
-  unique (user_id, object_id));
+  number {{serial}}, id text not null unique, project_id text not null references projects(id),
+  user_id text not null references users(id), object_kind text not null, object_id text not null, access text not null,
+  created_at {{bigint}} not null, unique (user_id, object_id));
 create index grants_by_object on grants (object_id);
+create index grants_by_project on grants (project_id, number);
 
 create table tokens (
   number {{serial}}, id text not null unique, user_id text not null references users(id), name text not null,
@@ -110,7 +111,8 @@ create index qcow2_layers_by_file on qcow2_layers (file_id);
 create index qcow2_layers_by_drive on qcow2_layers (drive_id);
 
 create table qcow2_drives (
-  drive_id text primary key, file_id {{bigint}} not null, layer_id {{bigint}} not null, spare_id {{bigint}});
+  drive_id text primary key, file_id {{bigint}} not null, layer_id {{bigint}} not null, spare_id {{bigint}},
+  last_operation text);
 create index qcow2_drives_by_file on qcow2_drives (file_id);
 create index qcow2_drives_by_layer on qcow2_drives (layer_id);
 

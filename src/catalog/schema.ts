@@ -48,6 +48,7 @@ export type GrantedKind = 'drive' | 'snapshot';
 export type Access = 'ro' | 'rw';
 
 export interface GrantsTable {
+  number: Generated<number>;
   id: GrantId;
   project_id: ProjectId;
   user_id: UserId;
@@ -207,12 +208,18 @@ export interface SettingsTable {
   value: string;
 }
 
+/**
+ * planned: row written before the file; spare: made ahead of a pivot, empty; active: a drive's top; frozen: immutable but
+ * for merges; dead: to be unlinked.
+ */
+export type Qcow2FileState = 'planned' | 'spare' | 'active' | 'frozen' | 'dead';
+
 /** A qcow2 file of the pool, `l<id in base 36>.qcow2`. */
 export interface Qcow2FilesTable {
   id: Generated<number>;
   backing_id: number | null;
-  /** planned: row written before the file; spare: made ahead, empty; active: a drive's top; frozen: immutable. */
-  state: 'planned' | 'spare' | 'active' | 'frozen';
+  /** @see Qcow2FileState */
+  state: Qcow2FileState;
   /** The drive whose history it was made for; accounting only. */
   drive_id: DriveId;
   size_bytes: number;
@@ -241,6 +248,8 @@ export interface Qcow2DrivesTable {
   file_id: number;
   layer_id: number;
   spare_id: number | null;
+  /** The last revert that was carried out, so that its retry is told apart from another. */
+  last_operation: string | null;
 }
 
 export interface Qcow2PointsTable {

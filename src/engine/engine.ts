@@ -115,9 +115,11 @@ export interface Engine {
   /**
    * Puts drives back to their points, all in one commit. The state before is kept as `keepAs` when given, else dropped. Newer
    * snapshots stay. Exported drives keep their clients, who see the old data once this resolves; writes in flight meanwhile
-   * may fall on either side. The drive keeps its size: beyond the end of a smaller point it reads as zeros.
+   * may fall on either side. The drive keeps its size: beyond the end of a smaller point it reads as zeros. A retry with the
+   * same `operationId` finds the first attempt and only commits.
    */
   revert(
+    operationId: string,
     targets: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId; keepAs: DriveSnapshotId | null }[],
     commit: CommitHook,
   ): Promise<void>;

@@ -171,7 +171,10 @@ export async function createOverlayFile(
   const refcountBlock = Buffer.alloc(clusters * 2);
   for (let i = 0; i < clusters; i++) refcountBlock.writeUInt16BE(1, i * 2);
 
-  const file = await open(path, constants.O_RDWR | constants.O_CREAT | constants.O_EXCL, 0o600);
+  const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
+  const file = await open(path, flags, 0o600).catch((cause: unknown) => {
+    throw spaceError(cause);
+  });
   try {
     // Size first: the rest then fills holes, and no write can leave a file that looks whole and is too short.
     await file.truncate(clusters * ourClusterBytes);
@@ -187,7 +190,8 @@ export async function createOverlayFile(
   }
 }
 
-function spaceError(cause: unknown): unknown {
+/** A full disk or quota as `space_exhausted`; any other reason as it is. */
+export function spaceError(cause: unknown): unknown {
   const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
   return code === 'ENOSPC' || code === 'EDQUOT'
     ? new CalotypeError('space_exhausted', undefined, {}, { cause })
@@ -433,12 +437,14 @@ async function walkTables(
   const l1 = Buffer.alloc(Math.min(entries * 8, 1024 * 1024));
   const lanes = Math.max(1, Math.min(8, Math.floor(tableBudgetBytes / clusterBytes)));
   const buffers: Buffer[] = [];
+  const fileBytes = (await file.stat()).size;
+  let tables = 0;
   for (let done = 0; done < entries * 8; done += l1.length) {
     const piece = l1.subarray(0, Math.min(l1.length, entries * 8 - done));
     if ((await readFully(file, piece, header.l1Offset + done)) < piece.length) throw fail('the L1 table is cut short');
     let batch: { offset: number; guestStart: number }[] = [];
     const flush = async (): Promise<void> => {
-      const tables = await Promise.all(
+      const read = await Promise.all(
         batch.map(async ({ offset, guestStart }, lane) => {
           const buffer = buffers[lane] ?? Buffer.allocUnsafeSlow(clusterBytes);
           buffers[lane] = buffer;
@@ -447,7 +453,7 @@ async function walkTables(
           return { offset, table: { view, guestStart } };
         }),
       );
-      for (const { offset, table } of tables) visit(table, offset);
+      for (const { offset, table } of read) visit(table, offset);
       batch = [];
     };
     for (let at = 0; at < piece.length; at += 8) {
@@ -457,6 +463,8 @@ async function walkTables(
       const offset = (high & offsetHighMask) * twoTo32 + ((low & offsetLowMask) >>> 0);
       if (offset === 0) continue;
       if (offset % clusterBytes !== 0 || offset < clusterBytes) throw fail('an L1 entry is misplaced');
+      // Tables never share a place, so there are fewer than the file has clusters: a forged L1 cannot keep us reading.
+      if (++tables * clusterBytes > fileBytes) throw fail('there are more L2 tables than the file can hold');
       batch.push({ offset, guestStart: ((done + at) / 8) * bytesPerL1Entry });
       if (batch.length === lanes) await flush();
     }

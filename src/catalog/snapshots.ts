@@ -1,0 +1,360 @@
+/**
+ * Rows of snapshots and of their parts, the drive snapshots: reading them with what a list shows, each change of them,
+ * and the tree they form per drive.
+ */
+import { sql } from 'kysely';
+import type { DriveId, DriveSnapshotId, ProjectId, SnapshotId, UserId } from '../core/ids.ts';
+import type { SnapshotState } from '../core/states.ts';
+import type { Db } from './catalog.ts';
+import { prepare } from './prepared.ts';
+import type { DriveSnapshotRow, SnapshotRow } from './schema.ts';
+import { addTags, tagsOf } from './tags.ts';
+
+/** A part with what its presentation needs of its drive. */
+export interface PartRecord extends DriveSnapshotRow {
+  drive_name: string;
+  drive_based_on: DriveSnapshotId | null;
+  drive_sizes_stale: number;
+}
+
+export interface SnapshotRecord extends SnapshotRow {
+  parts: readonly PartRecord[];
+  tags: readonly string[];
+}
+
+const withTags = prepare<{ id: SnapshotId }>()((db, p) =>
+  db
+    .selectFrom('snapshots')
+    .leftJoin('tags', 'tags.object_id', 'snapshots.id')
+    .selectAll('snapshots')
+    .select('tags.tag')
+    .where('snapshots.id', '=', p('id'))
+    .orderBy('tags.tag'),
+);
+
+const partsOf = prepare<{ id: SnapshotId }>()((db, p) =>
+  db
+    .selectFrom('drive_snapshots')
+    .innerJoin('drives', 'drives.id', 'drive_snapshots.drive_id')
+    .selectAll('drive_snapshots')
+    .select([
+      'drives.name as drive_name',
+      'drives.based_on as drive_based_on',
+      'drives.sizes_stale as drive_sizes_stale',
+    ])
+    .where('drive_snapshots.snapshot_id', '=', p('id'))
+    .orderBy('drive_snapshots.number'),
+);
+
+/** One snapshot: two small queries. */
+export async function findSnapshot(db: Db, id: SnapshotId): Promise<SnapshotRecord | undefined> {
+  const rows = await withTags(db, { id });
+  const first = rows[0];
+  if (first === undefined) return undefined;
+  const tags: string[] = [];
+  for (const row of rows) if (row.tag !== null) tags.push(row.tag);
+  return { ...first, tags, parts: await partsOf(db, { id }) };
+}
+
+/** Snapshots by number, in the order of `numbers`. */
+export async function snapshotsByNumber(db: Db, numbers: readonly number[]): Promise<SnapshotRecord[]> {
+  if (numbers.length === 0) return [];
+  const rows = await db.selectFrom('snapshots').selectAll().where('number', 'in', numbers).execute();
+  const ids = rows.map((row) => row.id);
+  const parts = new Map<SnapshotId, PartRecord[]>(ids.map((id) => [id, []]));
+  for (const part of await partsOfSnapshots(db, ids)) parts.get(part.snapshot_id)?.push(part);
+  const tags = await tagsOf(db, ids);
+  const byNumber = new Map(rows.map((row) => [row.number, row]));
+  return numbers.flatMap((number) => {
+    const row = byNumber.get(number);
+    if (row === undefined) return [];
+    return { ...row, parts: parts.get(row.id) ?? [], tags: tags.get(row.id) ?? [] };
+  });
+}
+
+async function partsOfSnapshots(db: Db, ids: readonly SnapshotId[]): Promise<PartRecord[]> {
+  if (ids.length === 0) return [];
+  return db
+    .selectFrom('drive_snapshots')
+    .innerJoin('drives', 'drives.id', 'drive_snapshots.drive_id')
+    .selectAll('drive_snapshots')
+    .select([
+      'drives.name as drive_name',
+      'drives.based_on as drive_based_on',
+      'drives.sizes_stale as drive_sizes_stale',
+    ])
+    .where('drive_snapshots.snapshot_id', 'in', ids)
+    .orderBy('drive_snapshots.number')
+    .execute();
+}
+
+const bare = prepare<{ id: SnapshotId }>()((db, p) => db.selectFrom('snapshots').selectAll().where('id', '=', p('id')));
+
+/** The row alone, for changes. */
+export async function findSnapshotRow(db: Db, id: SnapshotId): Promise<SnapshotRow | undefined> {
+  return (await bare(db, { id }))[0];
+}
+
+const partById = prepare<{ id: DriveSnapshotId }>()((db, p) =>
+  db.selectFrom('drive_snapshots').selectAll().where('id', '=', p('id')),
+);
+
+export async function findPart(db: Db, id: DriveSnapshotId): Promise<DriveSnapshotRow | undefined> {
+  return (await partById(db, { id }))[0];
+}
+
+export async function findParts(db: Db, ids: readonly DriveSnapshotId[]): Promise<DriveSnapshotRow[]> {
+  if (ids.length === 0) return [];
+  return db.selectFrom('drive_snapshots').selectAll().where('id', 'in', ids).execute();
+}
+
+const insert = prepare<{
+  id: SnapshotId;
+  projectId: ProjectId;
+  name: string;
+  description: string;
+  state: SnapshotState;
+  meta: string;
+  origin: 'manual' | 'safety';
+  createdBy: UserId | null;
+  at: number;
+}>()((db, p) =>
+  db
+    .insertInto('snapshots')
+    .values({
+      id: p('id'),
+      project_id: p('projectId'),
+      name: p('name'),
+      description: p('description'),
+      state: p('state'),
+      meta_json: p('meta'),
+      error_json: null,
+      origin: p('origin'),
+      consistency: 'crash',
+      complete: 1,
+      created_by: p('createdBy'),
+      created_at: p('at'),
+      updated_at: p('at'),
+      version: 1,
+    })
+    .returning('number'),
+);
+
+const insertPart = prepare<{
+  id: DriveSnapshotId;
+  snapshotId: SnapshotId;
+  driveId: DriveId;
+  parentId: DriveSnapshotId | null;
+  sizeBytes: number;
+  changedBytes: number | null;
+  at: number;
+}>()((db, p) =>
+  db
+    .insertInto('drive_snapshots')
+    .values({
+      id: p('id'),
+      snapshot_id: p('snapshotId'),
+      drive_id: p('driveId'),
+      parent_id: p('parentId'),
+      size_bytes: p('sizeBytes'),
+      changed_bytes: p('changedBytes'),
+      created_at: p('at'),
+    })
+    .returning('number'),
+);
+
+export interface NewPart {
+  id: DriveSnapshotId;
+  driveId: DriveId;
+  driveName: string;
+  parentId: DriveSnapshotId | null;
+  sizeBytes: number;
+  changedBytes: number | null;
+}
+
+export interface NewSnapshotRow {
+  id: SnapshotId;
+  projectId: ProjectId;
+  name: string;
+  description: string;
+  state: 'creating' | 'available';
+  meta: string;
+  origin: 'manual' | 'safety';
+  createdBy: UserId | null;
+  tags: readonly string[];
+  parts: readonly NewPart[];
+  at: number;
+}
+
+/** Writes a snapshot and its parts. Returns it as it now is, without reading it again. */
+export async function insertSnapshot(tx: Db, snapshot: NewSnapshotRow): Promise<SnapshotRecord> {
+  const { parts, tags, ...values } = snapshot;
+  const [row] = await insert(tx, values);
+  if (row === undefined) throw new Error('the catalog did not number the snapshot');
+  const records: PartRecord[] = [];
+  for (const { driveName, ...part } of parts) {
+    const [made] = await insertPart(tx, { ...part, snapshotId: snapshot.id, at: snapshot.at });
+    if (made === undefined) throw new Error('the catalog did not number the drive snapshot');
+    records.push({
+      number: made.number,
+      id: part.id,
+      snapshot_id: snapshot.id,
+      drive_id: part.driveId,
+      parent_id: part.parentId,
+      size_bytes: part.sizeBytes,
+      changed_bytes: part.changedBytes,
+      created_at: snapshot.at,
+      drive_name: driveName,
+      drive_based_on: null,
+      drive_sizes_stale: 0,
+    });
+  }
+  await addTags(tx, snapshot.id, tags);
+  return {
+    number: row.number,
+    id: snapshot.id,
+    project_id: snapshot.projectId,
+    name: snapshot.name,
+    description: snapshot.description,
+    state: snapshot.state,
+    meta_json: snapshot.meta,
+    error_json: null,
+    origin: snapshot.origin,
+    consistency: 'crash',
+    complete: 1,
+    created_by: snapshot.createdBy,
+    created_at: snapshot.at,
+    updated_at: snapshot.at,
+    version: 1,
+    parts: records,
+    tags,
+  };
+}
+
+const finish = prepare<{ id: SnapshotId; at: number; now: number }>()((db, p) =>
+  db
+    .updateTable('snapshots')
+    .set({
+      // A deletion asked for meanwhile stays asked for.
+      state: sql`case when state = 'creating' then 'available' else state end`,
+      created_at: p('at'),
+      updated_at: p('now'),
+      version: sql`version + 1`,
+    })
+    .where('id', '=', p('id')),
+);
+
+const finishPart = prepare<{ id: DriveSnapshotId; changedBytes: number | null; at: number }>()((db, p) =>
+  db
+    .updateTable('drive_snapshots')
+    .set({
+      parent_id: sql`(select based_on from drives where drives.id = drive_snapshots.drive_id)`,
+      size_bytes: sql`(select size_bytes from drives where drives.id = drive_snapshots.drive_id)`,
+      changed_bytes: p('changedBytes'),
+      created_at: p('at'),
+    })
+    .where('id', '=', p('id')),
+);
+
+/** A snapshot was taken at the instant `at`. The current markers of its drives are the caller's to move after this. */
+export async function finishSnapshot(
+  tx: Db,
+  snapshot: {
+    id: SnapshotId;
+    at: number;
+    now: number;
+    parts: readonly { id: DriveSnapshotId; changedBytes: number | null }[];
+  },
+): Promise<void> {
+  await finish(tx, { id: snapshot.id, at: snapshot.at, now: snapshot.now });
+  for (const { id, changedBytes } of snapshot.parts) await finishPart(tx, { id, changedBytes, at: snapshot.at });
+}
+
+/** Moves a snapshot to another state, unless it is in none of `from`. */
+export async function moveSnapshot(
+  tx: Db,
+  change: { id: SnapshotId; from: readonly SnapshotState[]; to: SnapshotState; error: string | null; at: number },
+): Promise<void> {
+  await tx
+    .updateTable('snapshots')
+    .set({ state: change.to, error_json: change.error, updated_at: change.at, version: sql`version + 1` })
+    .where('id', '=', change.id)
+    .where('state', 'in', change.from)
+    .execute();
+}
+
+/**
+ * Takes parts out of the catalog: their children and the current markers move to their parents, snapshots without parts
+ * go, others are no longer complete. Returns the ids of the snapshots that went.
+ */
+export async function removeParts(
+  tx: Db,
+  ids: readonly DriveSnapshotId[],
+  at: number,
+): Promise<{ gone: SnapshotId[]; driveIds: DriveId[] }> {
+  const parts = await findParts(tx, ids);
+  // One after the other, so that a chain of removed parts ends at the first ancestor that stays.
+  for (const { id } of parts) {
+    const row = await findPart(tx, id);
+    if (row === undefined) continue;
+    await tx.updateTable('drive_snapshots').set({ parent_id: row.parent_id }).where('parent_id', '=', id).execute();
+    await tx
+      .updateTable('drives')
+      .set({ based_on: row.parent_id })
+      .where('id', '=', row.drive_id)
+      .where('based_on', '=', id)
+      .execute();
+    await tx.deleteFrom('drive_snapshots').where('id', '=', id).execute();
+  }
+  const gone: SnapshotId[] = [];
+  for (const snapshotId of new Set(parts.map((part) => part.snapshot_id))) {
+    if (await removeIfEmpty(tx, snapshotId)) gone.push(snapshotId);
+    else {
+      await tx
+        .updateTable('snapshots')
+        .set({ complete: 0, updated_at: at, version: sql`version + 1` })
+        .where('id', '=', snapshotId)
+        .execute();
+    }
+  }
+  return { gone, driveIds: [...new Set(parts.map((part) => part.drive_id))] };
+}
+
+/** Removes a snapshot that has no parts. Returns whether it went. */
+export async function removeIfEmpty(tx: Db, id: SnapshotId): Promise<boolean> {
+  const left = await tx
+    .selectFrom('drive_snapshots')
+    .select('id')
+    .where('snapshot_id', '=', id)
+    .limit(1)
+    .executeTakeFirst();
+  if (left !== undefined) return false;
+  await tx.deleteFrom('tags').where('object_id', '=', id).execute();
+  await tx.deleteFrom('grants').where('object_id', '=', id).execute();
+  await tx.deleteFrom('snapshots').where('id', '=', id).execute();
+  return true;
+}
+
+export async function snapshotNameExists(db: Db, projectId: ProjectId, name: string): Promise<boolean> {
+  const row = await db
+    .selectFrom('snapshots')
+    .select('number')
+    .where('project_id', '=', projectId)
+    .where('name', '=', name)
+    .where('state', '!=', 'deleting')
+    .limit(1)
+    .executeTakeFirst();
+  return row !== undefined;
+}
+
+/** Numbers of the snapshots that hold a part of the drive, by number of the part. */
+export async function snapshotNumbersOfDrive(db: Db, driveId: DriveId): Promise<number[]> {
+  const rows = await db
+    .selectFrom('drive_snapshots')
+    .innerJoin('snapshots', 'snapshots.id', 'drive_snapshots.snapshot_id')
+    .select('snapshots.number')
+    .where('drive_snapshots.drive_id', '=', driveId)
+    .orderBy('drive_snapshots.number')
+    .execute();
+  return rows.map((row) => row.number);
+}

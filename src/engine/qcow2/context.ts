@@ -1,0 +1,65 @@
+/** What every operation of the qcow2 engine shares: records, files, the daemon's graph, and the locks between them. */
+import type { Catalog, Tx } from '../../catalog/catalog.ts';
+import { CalotypeError } from '../../core/errors.ts';
+import type { DriveId } from '../../core/ids.ts';
+import { KeyedMutex, Mutex } from '../../core/mutex.ts';
+import type { StorageDaemon } from '../../qemu/storage-daemon.ts';
+import type { FileStore } from './file-store.ts';
+import type { Graph } from './graph.ts';
+import { deleteFileRows, type FileRow, insertFile, type NewFile, updateFiles } from './records.ts';
+import type { SpaceGuard } from './space.ts';
+
+export interface EngineLogger {
+  info(message: string): void;
+  warn(message: string): void;
+}
+
+export interface Context {
+  readonly catalog: Catalog;
+  readonly store: FileStore;
+  readonly space: SpaceGuard;
+  readonly logger: EngineLogger;
+  /** The daemon's graph; throws `engine_unavailable` while there is no daemon. */
+  graph(): Graph;
+  /** Called before and after every durable step, by name; a crash campaign dies here. */
+  step(name: string): void;
+  /** Top and spare of a drive change only under its lock. */
+  readonly driveLocks: KeyedMutex<DriveId>;
+  /** Backings of existing files, and which file stands for a point, change only under this one; held briefly. */
+  readonly links: Mutex;
+  /** One merge, skip layer or flatten at a time in a tree, by its root file. */
+  readonly trees: KeyedMutex<number>;
+  /** Work nobody waits for; awaited when the engine closes. */
+  background(work: () => Promise<void>): void;
+  /** Files whose guest-visible allocation was read before; they no longer change. */
+  forgetAllocation(fileId: number): void;
+}
+
+export type { StorageDaemon };
+
+/** Writes the row, then the file: an empty overlay that recovery removes unless a later commit adopts it. */
+export async function planOverlay(ctx: Context, file: Omit<NewFile, 'state'>): Promise<FileRow> {
+  const row = await ctx.catalog.write((tx) => insertFile(tx, { ...file, state: 'planned' }));
+  ctx.step('overlay.planned');
+  await ctx.store.createOverlay(row.id, row.size_bytes, row.backing_id);
+  ctx.step('overlay.created');
+  return row;
+}
+
+/** Unlinks dead files and then forgets them. Order matters: a row without file is harmless, a file without row is an orphan. */
+export async function removeDead(ctx: Context, ids: readonly number[]): Promise<void> {
+  if (ids.length === 0) return;
+  await ctx.store.remove(ids);
+  ctx.step('dead.unlinked');
+  await ctx.catalog.write((tx) => deleteFileRows(tx, ids));
+  for (const id of ids) ctx.forgetAllocation(id);
+}
+
+/** Marks files dead in the caller's transaction. */
+export async function markDead(tx: Tx, ids: readonly number[]): Promise<void> {
+  await updateFiles(tx, ids, { state: 'dead' });
+}
+
+export function assertNotAborted(signal: AbortSignal): void {
+  if (signal.aborted) throw new CalotypeError('cancelled');
+}

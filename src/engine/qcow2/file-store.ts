@@ -1,0 +1,104 @@
+/**
+ * The image directory: one opaque file per layer, named by its number and nothing else. Every creation and removal is
+ * made durable here: the file's bytes, then the directory's entry.
+ */
+import { open, readdir, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
+import { CalotypeError } from '../../core/errors.ts';
+import { createOverlayFile, setBackingName } from '../../qemu/qcow2.ts';
+
+const pattern = /^l([0-9a-z]+)\.qcow2$/;
+
+export class FileStore {
+  readonly directory: string;
+  constructor(directory: string) {
+    this.directory = directory;
+  }
+
+  /** The file name, which is also what image headers and QEMU commands say. */
+  nameOf(id: number): string {
+    return `l${id.toString(36)}.qcow2`;
+  }
+
+  pathOf(id: number): string {
+    return join(this.directory, this.nameOf(id));
+  }
+
+  /** The number in a file name of ours; null for any other file. */
+  idOf(name: string): number | null {
+    const digits = pattern.exec(name)?.[1];
+    return digits === undefined ? null : Number.parseInt(digits, 36);
+  }
+
+  /** An empty overlay, durable with its name. @throws space_exhausted */
+  async createOverlay(id: number, sizeBytes: number, backingId: number | null): Promise<void> {
+    try {
+      await createOverlayFile(this.pathOf(id), {
+        sizeBytes,
+        backing: backingId === null ? null : this.nameOf(backingId),
+      });
+      await this.syncDirectory();
+    } catch (error) {
+      throw asSpaceError(error);
+    }
+  }
+
+  /** Rewrites a header. Only for files that no process has open. */
+  async setBacking(id: number, backingId: number | null): Promise<void> {
+    await setBackingName(this.pathOf(id), backingId === null ? null : this.nameOf(backingId));
+  }
+
+  /** Makes a file's content durable, whoever wrote it. */
+  async syncFile(id: number): Promise<void> {
+    const handle = await open(this.pathOf(id), 'r');
+    try {
+      await handle.datasync();
+    } finally {
+      await handle.close();
+    }
+  }
+
+  async syncDirectory(): Promise<void> {
+    const handle = await open(this.directory, 'r');
+    try {
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+  }
+
+  /** Unlinks; files already gone are fine. */
+  async remove(ids: readonly number[]): Promise<void> {
+    if (ids.length === 0) return;
+    await Promise.all(ids.map((id) => rm(this.pathOf(id), { force: true })));
+    await this.syncDirectory();
+  }
+
+  /** Bytes the file takes on disk; 0 when it is not there. */
+  async diskBytes(id: number): Promise<number> {
+    return stat(this.pathOf(id)).then(
+      (found) => found.blocks * 512,
+      () => 0,
+    );
+  }
+
+  async exists(id: number): Promise<boolean> {
+    return stat(this.pathOf(id)).then(
+      () => true,
+      () => false,
+    );
+  }
+
+  /** Every entry of the directory, ours or not. */
+  async list(): Promise<string[]> {
+    return readdir(this.directory);
+  }
+}
+
+/** Turns ENOSPC and EDQUOT into the catalogue's words. */
+export function asSpaceError(error: unknown): unknown {
+  if (error instanceof Error && 'code' in error && (error.code === 'ENOSPC' || error.code === 'EDQUOT')) {
+    return new CalotypeError('space_exhausted', undefined, {}, { cause: error });
+  }
+  return error;
+}

@@ -1,0 +1,521 @@
+/**
+ * What the storage daemon has open: block nodes, exports, jobs. It mirrors the daemon's graph so that hot commands
+ * need no query, and keeps a node as long as a *root* (an export, a drive's top, a reader, a job) stands on it.
+ * Touches QEMU only; the catalog is the caller's affair.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { CalotypeError } from '../../core/errors.ts';
+import { Mutex } from '../../core/mutex.ts';
+import type { QmpClient, QmpCommand, QmpEvent } from '../../qemu/qmp.ts';
+import type { StorageDaemon } from '../../qemu/storage-daemon.ts';
+import type { WorkControl } from '../engine.ts';
+import type { FileStore } from './file-store.ts';
+
+/** A layer to be opened, as far as the graph cares. */
+export interface ChainLink {
+  id: number;
+  backing_id: number | null;
+}
+
+interface Node {
+  backing: number | null;
+  readOnly: boolean;
+}
+
+interface BlockNodeInfo {
+  'node-name': string;
+  ro: boolean;
+  file?: string;
+  image?: { 'full-backing-filename'?: string; 'backing-filename'?: string };
+}
+
+export interface JobInfo {
+  id: string;
+  type: string;
+  status: string;
+  'current-progress': number;
+  'total-progress': number;
+  error?: string;
+}
+
+/** Metadata cache of a read-only layer: enough for 8 GiB of guest space; a chain has many. */
+const layerCacheBytes = 1024 * 1024;
+const jobPollMs = 250;
+
+export class Graph {
+  readonly store: FileStore;
+  readonly daemon: StorageDaemon;
+  readonly #direct: boolean;
+  readonly #nodes = new Map<number, Node>();
+  readonly #roots = new Map<string, number>();
+  readonly #lock = new Mutex();
+  readonly #closedWork = new Map<number, { evict: AbortController; ended: Promise<void> }>();
+
+  constructor(store: FileStore, daemon: StorageDaemon, options: { direct: boolean }) {
+    this.store = store;
+    this.daemon = daemon;
+    this.#direct = options.direct;
+  }
+
+  get qmp(): QmpClient {
+    return this.daemon.qmp;
+  }
+
+  get alive(): boolean {
+    return !this.daemon.qmp.closed;
+  }
+
+  nodeName(id: number): string {
+    return `l${id.toString(36)}`;
+  }
+
+  isOpen(id: number): boolean {
+    return this.#nodes.has(id);
+  }
+
+  isOpenWritable(id: number): boolean {
+    return this.#nodes.get(id)?.readOnly === false;
+  }
+
+  backingOf(id: number): number | null | undefined {
+    return this.#nodes.get(id)?.backing;
+  }
+
+  rootNamed(root: string): number | undefined {
+    return this.#roots.get(root);
+  }
+
+  rootNames(): string[] {
+    return [...this.#roots.keys()];
+  }
+
+  /** Whether a root of one of these kinds (`reader`, `export`, …) stands directly on the file. */
+  isHeldBy(id: number, kinds: readonly string[]): boolean {
+    for (const [name, file] of this.#roots) {
+      if (file === id && kinds.some((kind) => name.startsWith(`${kind}:`))) return true;
+    }
+    return false;
+  }
+
+  /** Open nodes whose backing is this one. */
+  childrenOf(id: number): number[] {
+    return [...this.#nodes].filter(([, node]) => node.backing === id).map(([child]) => child);
+  }
+
+  /**
+   * Opens a chain (top first) and keeps it for `root`. Layers already open are shared.
+   * @throws drive_busy when the top is open in the other mode
+   */
+  async open(root: string, chain: readonly ChainLink[], options: { writable: boolean }): Promise<void> {
+    const top = chain[0];
+    if (top === undefined) throw new CalotypeError('internal', 'An empty chain was to be opened.');
+    for (const link of chain) await this.#evictWork(link.id);
+    await this.#lock.run(async () => {
+      const known = this.#nodes.get(top.id);
+      if (known !== undefined && known.readOnly === options.writable) {
+        throw new CalotypeError('drive_busy', 'The drive is being read; close its readers first.');
+      }
+      this.#roots.set(root, top.id);
+      try {
+        await this.#addMissing(chain, options.writable);
+      } catch (error) {
+        this.#roots.delete(root);
+        await this.#dropUnused();
+        throw error;
+      }
+    });
+  }
+
+  /**
+   * Runs work on a file that is not open. Who opens it meanwhile aborts the work and waits for its end.
+   * @returns whether the work came to its end
+   */
+  async whileClosed(id: number, work: (evicted: AbortSignal) => Promise<void>): Promise<boolean> {
+    if (this.#nodes.has(id) || this.#closedWork.has(id)) return false;
+    const evict = new AbortController();
+    const running = work(evict.signal);
+    this.#closedWork.set(id, {
+      evict,
+      ended: running.then(
+        () => undefined,
+        () => undefined,
+      ),
+    });
+    try {
+      await running;
+      return true;
+    } catch (error) {
+      if (evict.signal.aborted) return false;
+      throw error;
+    } finally {
+      this.#closedWork.delete(id);
+    }
+  }
+
+  async #evictWork(id: number): Promise<void> {
+    const running = this.#closedWork.get(id);
+    running?.evict.abort();
+    await running?.ended;
+  }
+
+  /** Opens an empty overlay, apart from any chain, ready for `pivot`. */
+  async openSpare(root: string, id: number): Promise<void> {
+    await this.#lock.run(async () => {
+      this.#roots.set(root, id);
+      if (this.#nodes.has(id)) return;
+      await this.qmp.execute('blockdev-add', this.#nodeOptions(id, null, false));
+      this.#nodes.set(id, { backing: null, readOnly: false });
+    });
+  }
+
+  /** Moves a root to another open node. */
+  setRoot(root: string, id: number): void {
+    this.#roots.set(root, id);
+  }
+
+  /** Lets go of roots; closes what nobody needs any more. */
+  async release(...roots: string[]): Promise<void> {
+    for (const root of roots) this.#roots.delete(root);
+    await this.#lock.run(() => this.#dropUnused());
+  }
+
+  /**
+   * Puts each overlay on its drive's top, all at one instant; exports move along. Flushes the old tops first.
+   * @throws engine_failed when QEMU refused: nothing has changed then
+   */
+  async pivot(pairs: readonly { top: number; overlay: number }[]): Promise<void> {
+    const actions = pairs.map((pair) => ({ node: this.nodeName(pair.top), overlay: this.nodeName(pair.overlay) }));
+    const [first] = actions;
+    if (first !== undefined && actions.length === 1) await this.qmp.execute('blockdev-snapshot', first);
+    else {
+      await this.qmp.execute('transaction', {
+        actions: actions.map((data) => ({ type: 'blockdev-snapshot', data })),
+      });
+    }
+    for (const pair of pairs) {
+      this.#nodes.set(pair.overlay, { backing: pair.top, readOnly: false });
+      const old = this.#nodes.get(pair.top);
+      if (old !== undefined) old.readOnly = true;
+      this.#moveExports(pair.top, pair.overlay);
+    }
+  }
+
+  /** QEMU moves a drive's exports onto the overlay; so do their roots. */
+  #moveExports(from: number, to: number): void {
+    for (const [root, id] of this.#roots) {
+      if (id === from && root.startsWith('export:')) this.#roots.set(root, to);
+    }
+  }
+
+  /**
+   * `pivot` onto an overlay and, in the same write, exchange of the overlay's backing: the revert of an exported drive.
+   * The chain of `backing` must be open.
+   */
+  async pivotOnto(pairs: readonly { top: number; overlay: number; backing: number }[]): Promise<void> {
+    const commands: QmpCommand[] = pairs.map((pair) => ({
+      execute: 'blockdev-snapshot',
+      arguments: { node: this.nodeName(pair.top), overlay: this.nodeName(pair.overlay) },
+    }));
+    for (const pair of pairs) {
+      commands.push({
+        execute: 'blockdev-reopen',
+        arguments: { options: [this.#nodeOptions(pair.overlay, pair.backing, false, true)] },
+      });
+    }
+    await this.qmp.executeAll(commands);
+    for (const pair of pairs) {
+      this.#nodes.set(pair.overlay, { backing: pair.backing, readOnly: false });
+      this.#moveExports(pair.top, pair.overlay);
+    }
+  }
+
+  /** Exchanges the backing of an open node for an open one of the same content, and says so in the image header. */
+  async relink(id: number, backing: number | null): Promise<void> {
+    const node = this.#nodes.get(id);
+    if (node === undefined) throw new CalotypeError('internal', `Layer ${id} is not open.`);
+    const commands: QmpCommand[] = [
+      { execute: 'blockdev-reopen', arguments: { options: [this.#nodeOptions(id, backing, node.readOnly, true)] } },
+    ];
+    commands.push({
+      execute: 'change-backing-file',
+      arguments: {
+        device: this.#rootNodeAbove(id),
+        'image-node-name': this.nodeName(id),
+        'backing-file': backing === null ? '' : this.store.nameOf(backing),
+      },
+    });
+    await this.qmp.executeAll(commands);
+    node.backing = backing;
+  }
+
+  /** Notes that QEMU itself has changed backings, as a finished commit job does. */
+  noteBacking(id: number, backing: number | null): void {
+    const node = this.#nodes.get(id);
+    if (node !== undefined) node.backing = backing;
+  }
+
+  async addExport(id: string, exportName: string, fileId: number, writable: boolean): Promise<void> {
+    await this.qmp.execute('block-export-add', {
+      type: 'nbd',
+      id: exportNode(id),
+      'node-name': this.nodeName(fileId),
+      name: exportName,
+      writable,
+      'allocation-depth': true,
+    });
+  }
+
+  /** Ends an export and waits until its clients are gone. Idempotent. */
+  async removeExport(id: string): Promise<void> {
+    const name = exportNode(id);
+    const gone = new Promise<void>((resolve) => {
+      const done = (): void => {
+        this.qmp.off('event', onEvent);
+        this.qmp.off('close', done);
+        resolve();
+      };
+      const onEvent = (event: QmpEvent): void => {
+        if (event.event === 'BLOCK_EXPORT_DELETED' && event.data?.id === name) done();
+      };
+      this.qmp.on('event', onEvent);
+      this.qmp.once('close', done);
+      this.qmp.execute('block-export-del', { id: name, mode: 'hard' }).catch(done);
+    });
+    await gone;
+  }
+
+  /** Exports and the file each stands on now. */
+  async exports(): Promise<{ id: string; fileId: number | null }[]> {
+    const found = await this.qmp.execute<{ id: string; 'node-name': string }[]>('query-block-exports');
+    return found
+      .filter((item) => item.id.startsWith('e-'))
+      .map((item) => ({ id: item.id.slice(2), fileId: this.#idOfNode(item['node-name']) }));
+  }
+
+  async jobs(): Promise<JobInfo[]> {
+    return this.qmp.execute<JobInfo[]>('query-jobs');
+  }
+
+  /**
+   * Commits one layer down into another, which is not its drive's top: so a stand-in root is put above it, and drives
+   * above go on taking snapshots meanwhile. Ends with the job *pending*: all data moved, links unchanged.
+   * @throws cancelled, space_exhausted, engine_failed; the layers then read as before
+   */
+  async commitDown(
+    jobId: string,
+    layers: { upper: number; lower: number; standIn: number },
+    control: WorkControl,
+    startAt: { doneBytes: number; weightBytes: number },
+  ): Promise<void> {
+    let speed = control.wishes().bytesPerSecond;
+    await this.qmp.execute('block-commit', {
+      'job-id': jobId,
+      device: this.nodeName(layers.standIn),
+      'top-node': this.nodeName(layers.upper),
+      'base-node': this.nodeName(layers.lower),
+      'auto-finalize': false,
+      'auto-dismiss': false,
+      'on-error': 'enospc',
+      ...(speed > 0 ? { speed } : {}),
+    });
+    let paused = false;
+    let cancelling = false;
+    let outOfSpace = false;
+    const changed = this.#jobWaiter(jobId, control.signal);
+    for (;;) {
+      const job = (await this.jobs()).find((item) => item.id === jobId);
+      if (job === undefined) throw new CalotypeError('engine_failed', 'The merge job disappeared.');
+      if (job.status === 'pending') return;
+      if (job.status === 'concluded') {
+        await this.qmp.execute('job-dismiss', { id: jobId });
+        if (outOfSpace) throw new CalotypeError('space_exhausted', 'The disk is full; the merge was put off.');
+        if (control.signal.aborted) throw new CalotypeError('cancelled');
+        throw new CalotypeError('engine_failed', `The merge failed: ${job.error ?? 'no reason given'}.`);
+      }
+      const share = job['total-progress'] > 0 ? job['current-progress'] / job['total-progress'] : 0;
+      control.progress(startAt.doneBytes + Math.round(share * startAt.weightBytes), 0);
+      if (!cancelling) {
+        outOfSpace = await this.#stoppedForSpace(jobId);
+        const wishes = control.wishes();
+        if (control.signal.aborted || outOfSpace) {
+          cancelling = true;
+          await this.qmp.execute('job-cancel', { id: jobId });
+        } else if (wishes.paused !== paused) {
+          paused = wishes.paused;
+          await this.qmp.execute(paused ? 'block-job-pause' : 'block-job-resume', { device: jobId });
+        } else if (wishes.bytesPerSecond !== speed) {
+          speed = wishes.bytesPerSecond;
+          await this.qmp.execute('block-job-set-speed', { device: jobId, speed });
+        }
+      }
+      await changed();
+    }
+  }
+
+  /** Lets a pending commit take effect in the daemon's graph and headers. */
+  async finishCommit(jobId: string): Promise<void> {
+    const changed = this.#jobWaiter(jobId);
+    await this.qmp.execute('job-finalize', { id: jobId });
+    for (;;) {
+      const job = (await this.jobs()).find((item) => item.id === jobId);
+      if (job === undefined) throw new CalotypeError('engine_failed', 'The merge job disappeared.');
+      if (job.status === 'concluded') {
+        if (job.error !== undefined) throw new CalotypeError('engine_failed', `The merge failed: ${job.error}.`);
+        return;
+      }
+      await changed();
+    }
+  }
+
+  async dismissJob(jobId: string): Promise<void> {
+    await this.qmp.execute('job-dismiss', { id: jobId });
+  }
+
+  /** Reads the daemon's graph afresh: what a server that comes back finds. */
+  async learn(): Promise<void> {
+    const found = await this.qmp.execute<BlockNodeInfo[]>('query-named-block-nodes', { flat: true });
+    this.#nodes.clear();
+    const edges = await this.qmp.execute<{
+      nodes: { id: number; name: string }[];
+      edges: { parent: number; child: number; name: string }[];
+    }>('x-debug-query-block-graph');
+    const names = new Map(edges.nodes.map((node) => [node.id, node.name]));
+    for (const info of found) {
+      const id = this.#idOfNode(info['node-name']);
+      if (id === null) continue;
+      const graphId = edges.nodes.find((node) => node.name === info['node-name'])?.id;
+      const backingEdge = edges.edges.find((edge) => edge.parent === graphId && edge.name === 'backing');
+      const backingName = backingEdge === undefined ? undefined : names.get(backingEdge.child);
+      this.#nodes.set(id, {
+        backing: backingName === undefined ? null : this.#idOfNode(backingName),
+        readOnly: info.ro,
+      });
+    }
+  }
+
+  /** Closes open nodes that no root needs; for use after `learn` and the setting of roots. */
+  async tidy(): Promise<void> {
+    await this.#lock.run(() => this.#dropUnused());
+  }
+
+  #jobWaiter(jobId: string, signal?: AbortSignal): () => Promise<void> {
+    let dirty = false;
+    let wake: (() => void) | undefined;
+    const touch = (): void => {
+      dirty = true;
+      wake?.();
+    };
+    const onEvent = (event: QmpEvent): void => {
+      const id = event.data?.id ?? event.data?.device;
+      if (id === jobId) touch();
+      if (id === jobId && event.data?.status === 'null') this.qmp.off('event', onEvent);
+    };
+    this.qmp.on('event', onEvent);
+    this.qmp.once('close', touch);
+    signal?.addEventListener('abort', touch, { once: true });
+    return async () => {
+      if (!dirty) {
+        const timer = new AbortController();
+        await Promise.race([
+          new Promise<void>((resolve) => {
+            wake = resolve;
+          }),
+          delay(jobPollMs, undefined, { signal: timer.signal }).catch(() => undefined),
+        ]);
+        timer.abort();
+      }
+      dirty = false;
+    };
+  }
+
+  async #stoppedForSpace(jobId: string): Promise<boolean> {
+    const jobs = await this.qmp.execute<{ device: string; 'io-status': string }[]>('query-block-jobs');
+    return jobs.some((job) => job.device === jobId && job['io-status'] === 'nospace');
+  }
+
+  async #addMissing(chain: readonly ChainLink[], writable: boolean): Promise<void> {
+    const missing = chain.filter((link) => !this.#nodes.has(link.id)).reverse();
+    const results = await this.qmp.executeEach(
+      missing.map((link) => ({
+        execute: 'blockdev-add',
+        arguments: this.#nodeOptions(link.id, link.backing_id, !(writable && link === chain[0])),
+      })),
+    );
+    let failure: unknown;
+    for (const [at, result] of results.entries()) {
+      const link = missing[at];
+      if (link === undefined) continue;
+      if (result.status === 'fulfilled') {
+        this.#nodes.set(link.id, { backing: link.backing_id, readOnly: !(writable && link === chain[0]) });
+      } else failure ??= result.reason;
+    }
+    if (failure !== undefined) throw failure;
+  }
+
+  async #dropUnused(): Promise<void> {
+    const needed = new Set<number>();
+    for (const root of this.#roots.values()) {
+      for (let id: number | null = root; id !== null && !needed.has(id); id = this.#nodes.get(id)?.backing ?? null) {
+        needed.add(id);
+      }
+    }
+    const parents = new Map<number, number>();
+    for (const node of this.#nodes.values()) {
+      if (node.backing !== null) parents.set(node.backing, (parents.get(node.backing) ?? 0) + 1);
+    }
+    const order: number[] = [];
+    const ready = [...this.#nodes.keys()].filter((id) => !needed.has(id) && (parents.get(id) ?? 0) === 0);
+    for (let id = ready.pop(); id !== undefined; id = ready.pop()) {
+      order.push(id);
+      const backing = this.#nodes.get(id)?.backing ?? null;
+      if (backing === null) continue;
+      const left = (parents.get(backing) ?? 1) - 1;
+      parents.set(backing, left);
+      if (left === 0 && !needed.has(backing)) ready.push(backing);
+    }
+    if (order.length === 0) return;
+    const results = await this.qmp.executeEach(
+      order.map((id) => ({ execute: 'blockdev-del', arguments: { 'node-name': this.nodeName(id) } })),
+    );
+    for (const [at, result] of results.entries()) {
+      const id = order[at];
+      if (id !== undefined && result.status === 'fulfilled') this.#nodes.delete(id);
+    }
+  }
+
+  #rootNodeAbove(id: number): string {
+    let at = id;
+    for (let parent = this.childrenOf(at)[0]; parent !== undefined; parent = this.childrenOf(at)[0]) at = parent;
+    return this.nodeName(at);
+  }
+
+  #idOfNode(name: string): number | null {
+    return /^l[0-9a-z]+$/.test(name) ? Number.parseInt(name.slice(1), 36) : null;
+  }
+
+  #nodeOptions(id: number, backing: number | null, readOnly: boolean, reopen = false): Record<string, unknown> {
+    const name = this.nodeName(id);
+    const fileNode = `f${name.slice(1)}`;
+    return {
+      driver: 'qcow2',
+      'node-name': name,
+      file: reopen
+        ? fileNode
+        : {
+            driver: 'file',
+            'node-name': fileNode,
+            filename: this.store.nameOf(id),
+            discard: 'unmap',
+            ...(this.#direct ? { cache: { direct: true } } : {}),
+          },
+      backing: backing === null ? null : this.nodeName(backing),
+      discard: 'unmap',
+      ...(this.#direct ? { cache: { direct: true } } : {}),
+      ...(readOnly ? { 'read-only': true, 'l2-cache-size': layerCacheBytes } : {}),
+    };
+  }
+}
+
+function exportNode(id: string): string {
+  return `e-${id}`;
+}

@@ -1,0 +1,163 @@
+/**
+ * The pivot: a drive's top freezes and an empty overlay takes its place, at one instant for all drives named. Snapshots,
+ * growth and the folding of a deleted layer into its neighbour are all this one step.
+ *
+ * Crash: the overlay is known to the catalog (planned or spare) before it exists as a file; until the last commit the
+ * old top is the drive's state. If the server dies between pivot and commit, recovery finds the overlay above the old
+ * top, in the daemon's graph or by the data in it, and adopts it. Nothing a client flushed is lost either way.
+ */
+import type { CommitHook, Tx } from '../../catalog/catalog.ts';
+import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
+import { type Context, planOverlay, removeDead } from './context.ts';
+import { depthOf, findFile, getFile, getHead, type HeadRow, insertFile, insertLayer, updateFiles } from './records.ts';
+
+/** Below this a read walks few enough layers to go on taking snapshots while compaction catches up. */
+export const maxDepth = 24;
+
+export interface PivotDrive {
+  driveId: DriveId;
+  /** Names the frozen state, if it becomes a point in time. */
+  pointId?: DriveSnapshotId;
+  /** The new size, when the drive grows. */
+  sizeBytes?: number;
+}
+
+interface Prepared extends PivotDrive {
+  head: HeadRow;
+  overlay: number;
+  sizeBytes: number;
+}
+
+/** Caller holds the drives' locks. `commit` runs in the transaction that records the new tops. */
+export async function pivotDrives(ctx: Context, drives: readonly PivotDrive[], commit: CommitHook): Promise<void> {
+  const prepared: Prepared[] = [];
+  try {
+    for (const drive of drives) prepared.push(await prepare(ctx, drive));
+    const open = prepared.filter((drive) => isOpen(ctx, drive));
+    for (const drive of open) await ctx.graph().openSpare(`spare:${drive.driveId}`, drive.overlay);
+    ctx.step('pivot.before');
+    if (open.length > 0) {
+      await ctx.graph().pivot(open.map((drive) => ({ top: drive.head.file_id, overlay: drive.overlay })));
+      for (const drive of open) ctx.graph().setRoot(`drive:${drive.driveId}`, drive.overlay);
+    }
+    ctx.step('pivot.done');
+    await ctx.catalog.write(async (tx) => {
+      for (const drive of prepared) await recordPivot(tx, drive.head, drive.overlay, drive.pointId);
+      await commit(tx);
+    });
+    ctx.step('pivot.committed');
+    for (const drive of open) ctx.background(() => prepareSpare(ctx, drive.driveId));
+  } catch (error) {
+    await undoPrepared(ctx, prepared);
+    throw error;
+  }
+}
+
+function isOpen(ctx: Context, drive: Prepared): boolean {
+  return ctx.graph().rootNamed(`drive:${drive.driveId}`) === drive.head.file_id;
+}
+
+/** After a failure: overlays that QEMU took on stay and are adopted; the others go. Without a daemon, recovery decides. */
+async function undoPrepared(ctx: Context, prepared: readonly Prepared[]): Promise<void> {
+  if (!ctx.graph().alive) return;
+  for (const drive of prepared) {
+    const top = ctx.graph().rootNamed(`drive:${drive.driveId}`);
+    if (top === drive.overlay) await adoptTop(ctx, drive.head, top);
+    else if (drive.head.spare_id !== drive.overlay) {
+      await ctx.graph().release(`spare:${drive.driveId}`);
+      await removeDead(ctx, [drive.overlay]);
+    }
+  }
+}
+
+/** Makes the catalog agree with a pivot that happened but was not recorded. */
+export async function adoptTop(ctx: Context, head: HeadRow, overlay: number): Promise<void> {
+  await ctx.catalog.write((tx) => recordPivot(tx, head, overlay, undefined));
+}
+
+/** Records that `overlay` is the drive's top and the old top is frozen, as a point if it has a name. */
+export async function recordPivot(
+  tx: Tx,
+  head: HeadRow,
+  overlay: number,
+  pointId: DriveSnapshotId | undefined,
+): Promise<void> {
+  await updateFiles(tx, [head.file_id], { state: 'frozen' });
+  await updateFiles(tx, [overlay], { state: 'active', backing_id: head.file_id });
+  const layer = await insertLayer(tx, head.drive_id, head.layer_id);
+  await tx.updateTable('qcow2_layers').set({ file_id: head.file_id }).where('id', '=', head.layer_id).execute();
+  if (pointId !== undefined) {
+    await tx
+      .insertInto('qcow2_points')
+      .values({
+        drive_snapshot_id: pointId,
+        drive_id: head.drive_id,
+        file_id: head.file_id,
+        layer_id: head.layer_id,
+      })
+      .execute();
+  }
+  await tx
+    .updateTable('qcow2_drives')
+    .set({ file_id: overlay, layer_id: layer, spare_id: null })
+    .where('drive_id', '=', head.drive_id)
+    .execute();
+}
+
+async function prepare(ctx: Context, drive: PivotDrive): Promise<Prepared> {
+  const found = await getHead(ctx.catalog.db, drive.driveId);
+  const open = ctx.graph().rootNamed(`drive:${drive.driveId}`);
+  if (open !== undefined && open !== found.file_id) await adoptTop(ctx, found, open);
+  const head = open === undefined || open === found.file_id ? found : await getHead(ctx.catalog.db, drive.driveId);
+  if (head.spare_id !== null) {
+    const spare = await findFile(ctx.catalog.db, head.spare_id);
+    const fits = spare?.backing_id === head.file_id && (drive.sizeBytes ?? spare.size_bytes) === spare.size_bytes;
+    if (spare !== undefined && fits) return { ...drive, head, overlay: spare.id, sizeBytes: spare.size_bytes };
+    await dropSpare(ctx, head);
+  }
+  const top = await getFile(ctx.catalog.db, head.file_id);
+  const sizeBytes = drive.sizeBytes ?? top.size_bytes;
+  const row = await planOverlay(ctx, { driveId: drive.driveId, backingId: top.id, sizeBytes });
+  return { ...drive, head, overlay: row.id, sizeBytes };
+}
+
+/** Makes and opens the next overlay of an exported drive ahead of time, so that its next snapshot is one command and one commit. */
+export async function prepareSpare(ctx: Context, driveId: DriveId): Promise<void> {
+  await ctx.driveLocks.run([driveId], async () => {
+    const head = await getHead(ctx.catalog.db, driveId).catch(() => undefined);
+    if (head === undefined || head.spare_id !== null) return;
+    if (ctx.graph().rootNamed(`drive:${driveId}`) !== head.file_id) return;
+    const top = await getFile(ctx.catalog.db, head.file_id);
+    const spare = await ctx.catalog.write(async (tx) => {
+      const row = await insertFile(tx, {
+        driveId,
+        backingId: top.id,
+        sizeBytes: top.size_bytes,
+        state: 'spare',
+      });
+      await tx.updateTable('qcow2_drives').set({ spare_id: row.id }).where('drive_id', '=', driveId).execute();
+      return row;
+    });
+    ctx.step('spare.planned');
+    await ctx.store.createOverlay(spare.id, spare.size_bytes, top.id);
+    ctx.step('spare.created');
+    await ctx.graph().openSpare(`spare:${driveId}`, spare.id);
+  });
+}
+
+/** Takes a spare away that no longer fits. Caller holds the drive's lock. */
+export async function dropSpare(ctx: Context, head: HeadRow): Promise<void> {
+  const spare = head.spare_id;
+  if (spare === null) return;
+  await ctx.catalog.write(async (tx) => {
+    await updateFiles(tx, [spare], { state: 'dead' });
+    await tx.updateTable('qcow2_drives').set({ spare_id: null }).where('drive_id', '=', head.drive_id).execute();
+  });
+  if (ctx.graph().alive) await ctx.graph().release(`spare:${head.drive_id}`);
+  await removeDead(ctx, [spare]);
+}
+
+export async function topDepth(ctx: Context, driveId: DriveId): Promise<number> {
+  const head = await getHead(ctx.catalog.db, driveId);
+  return depthOf(ctx.catalog.db, head.file_id);
+}

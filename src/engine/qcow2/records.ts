@@ -1,0 +1,201 @@
+/**
+ * The engine's own records: files (what is on disk), layers (intervals of history), points (drive snapshots), drives
+ * (their tops) and intents (changes under way). Plain queries; the rules are elsewhere.
+ */
+import { sql } from 'kysely';
+import type { Db } from '../../catalog/catalog.ts';
+import type { Qcow2FileRow, Qcow2LayerRow, Schema } from '../../catalog/schema.ts';
+import type { Selectable, Updateable } from 'kysely';
+import { notFound } from '../../core/errors.ts';
+import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
+import { nowUs } from '../../core/time.ts';
+
+export type FileRow = Qcow2FileRow;
+export type LayerRow = Qcow2LayerRow;
+export type HeadRow = Selectable<Schema['qcow2_drives']>;
+export type PointRow = Selectable<Schema['qcow2_points']>;
+
+/** Level of a file without backing: nothing is ever folded into it from below. */
+export const baseLevel = 99;
+
+export async function findHead(db: Db, driveId: DriveId): Promise<HeadRow | undefined> {
+  return db.selectFrom('qcow2_drives').selectAll().where('drive_id', '=', driveId).executeTakeFirst();
+}
+
+export async function getHead(db: Db, driveId: DriveId): Promise<HeadRow> {
+  const head = await findHead(db, driveId);
+  if (head === undefined) throw notFound('drive', driveId);
+  return head;
+}
+
+export async function findPoint(db: Db, id: DriveSnapshotId): Promise<PointRow | undefined> {
+  return db.selectFrom('qcow2_points').selectAll().where('drive_snapshot_id', '=', id).executeTakeFirst();
+}
+
+export async function getPoint(db: Db, id: DriveSnapshotId): Promise<PointRow> {
+  const point = await findPoint(db, id);
+  if (point === undefined) throw notFound('drive snapshot', id);
+  return point;
+}
+
+export async function findFile(db: Db, id: number): Promise<FileRow | undefined> {
+  return db.selectFrom('qcow2_files').selectAll().where('id', '=', id).executeTakeFirst();
+}
+
+export async function getFile(db: Db, id: number): Promise<FileRow> {
+  const row = await findFile(db, id);
+  if (row === undefined) throw notFound('layer', String(id));
+  return row;
+}
+
+export interface NewFile {
+  driveId: DriveId;
+  backingId: number | null;
+  sizeBytes: number;
+  state: FileRow['state'];
+  level?: number;
+}
+
+export async function insertFile(db: Db, file: NewFile): Promise<FileRow> {
+  return db
+    .insertInto('qcow2_files')
+    .values({
+      backing_id: file.backingId,
+      state: file.state,
+      drive_id: file.driveId,
+      size_bytes: file.sizeBytes,
+      level: file.level ?? (file.backingId === null ? baseLevel : 0),
+      data_bytes: null,
+      created_at: nowUs(),
+    })
+    .returningAll()
+    .executeTakeFirstOrThrow();
+}
+
+export async function updateFiles(
+  db: Db,
+  ids: readonly number[],
+  set: Updateable<Schema['qcow2_files']>,
+): Promise<void> {
+  if (ids.length === 0) return;
+  await db.updateTable('qcow2_files').set(set).where('id', 'in', ids).execute();
+}
+
+export async function deleteFileRows(db: Db, ids: readonly number[]): Promise<void> {
+  if (ids.length === 0) return;
+  await db.deleteFrom('qcow2_files').where('id', 'in', ids).execute();
+}
+
+export async function insertLayer(db: Db, driveId: DriveId, parentId: number | null): Promise<number> {
+  const row = await db
+    .insertInto('qcow2_layers')
+    .values({ parent_id: parentId, drive_id: driveId, carried: null, delta: null, file_id: null })
+    .returning('id')
+    .executeTakeFirstOrThrow();
+  return row.id;
+}
+
+/** The file and everything it stands on, top first. */
+export async function chainOf(db: Db, fileId: number): Promise<FileRow[]> {
+  const found = await sql<FileRow>`
+    with recursive chain(n, id) as (
+      select 0, ${fileId} union all
+      select chain.n + 1, f.backing_id from chain join qcow2_files f on f.id = chain.id where f.backing_id is not null)
+    select f.* from chain join qcow2_files f on f.id = chain.id order by chain.n`.execute(db);
+  return found.rows;
+}
+
+/** How many layers a read of the file may walk. */
+export async function depthOf(db: Db, fileId: number): Promise<number> {
+  const found = await sql<{ n: number }>`
+    with recursive chain(n, id) as (
+      select 1, ${fileId} union all
+      select chain.n + 1, f.backing_id from chain join qcow2_files f on f.id = chain.id where f.backing_id is not null)
+    select max(n) as n from chain`.execute(db);
+  return found.rows[0]?.n ?? 0;
+}
+
+/** The bottom file that everything in a tree stands on. */
+export async function rootOf(db: Db, fileId: number): Promise<number> {
+  const chain = await chainOf(db, fileId);
+  return chain.at(-1)?.id ?? fileId;
+}
+
+/** Every file that stands on `rootId`, itself included. */
+export async function treeOf(db: Db, rootId: number): Promise<FileRow[]> {
+  const found = await sql<FileRow>`
+    with recursive tree(id) as (
+      select ${rootId} union
+      select f.id from tree join qcow2_files f on f.backing_id = tree.id)
+    select f.* from tree join qcow2_files f on f.id = tree.id order by f.id`.execute(db);
+  return found.rows;
+}
+
+/** Which of the files some point or drive needs as they are. */
+export async function pinnedAmong(db: Db, ids: readonly number[]): Promise<Set<number>> {
+  const pinned = new Set<number>();
+  for (let at = 0; at < ids.length; at += 500) {
+    const some = ids.slice(at, at + 500);
+    const points = await db.selectFrom('qcow2_points').select('file_id').where('file_id', 'in', some).execute();
+    const heads = await db.selectFrom('qcow2_drives').select('file_id').where('file_id', 'in', some).execute();
+    for (const row of points) pinned.add(row.file_id);
+    for (const row of heads) pinned.add(row.file_id);
+  }
+  return pinned;
+}
+
+export async function childrenOf(db: Db, fileId: number): Promise<FileRow[]> {
+  return db
+    .selectFrom('qcow2_files')
+    .selectAll()
+    .where('backing_id', '=', fileId)
+    .where('state', 'in', ['active', 'frozen'])
+    .execute();
+}
+
+/** From a layer up to the beginning of history, newest first. */
+export async function lineageOf(db: Db, layerId: number): Promise<LayerRow[]> {
+  const found = await sql<LayerRow>`
+    with recursive line(n, id) as (
+      select 0, ${layerId} union all
+      select line.n + 1, l.parent_id from line join qcow2_layers l on l.id = line.id where l.parent_id is not null)
+    select l.* from line join qcow2_layers l on l.id = line.id order by line.n`.execute(db);
+  return found.rows;
+}
+
+export type Intent =
+  | { kind: 'relink'; plan: RelinkPlan }
+  | { kind: 'merge'; plan: { upper: number; lower: number } }
+  | { kind: 'revert'; plan: RevertPlan };
+
+/** Files whose backing changes to one that holds the same content. */
+export interface RelinkPlan {
+  children: number[];
+  to: number | null;
+  /** Points and tops that move from one file to another of the same content. */
+  move: { from: number; to: number } | null;
+  dead: number[];
+}
+
+export interface RevertPlan {
+  operationId: string;
+  targets: { driveId: DriveId; pointId: DriveSnapshotId; keepAs: DriveSnapshotId | null; top: number; overlay: number }[];
+}
+
+export async function insertIntent(db: Db, intent: Intent): Promise<number> {
+  const row = await db
+    .insertInto('qcow2_intents')
+    .values({ kind: intent.kind, plan_json: JSON.stringify(intent.plan), created_at: nowUs() })
+    .returning('id')
+    .executeTakeFirstOrThrow();
+  return row.id;
+}
+
+export async function deleteIntent(db: Db, id: number): Promise<void> {
+  await db.deleteFrom('qcow2_intents').where('id', '=', id).execute();
+}
+
+export async function listIntents(db: Db): Promise<{ id: number; intent: Intent }[]> {
+  const rows = await db.selectFrom('qcow2_intents').selectAll().orderBy('id').execute();
+  return rows.map((row) => ({ id: row.id, intent: { kind: row.kind, plan: JSON.parse(row.plan_json) } as Intent }));
+}

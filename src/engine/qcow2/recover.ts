@@ -1,0 +1,303 @@
+/**
+ * Recovery: brings catalog, files and daemon to agree after any death. It rolls forward from intents, believes what the
+ * daemon's graph and the files say, and unlinks only files whose row says planned, spare or dead. Runs with nothing else
+ * running, at start and whenever the daemon was lost.
+ */
+import type { ExportRow } from '../../catalog/schema.ts';
+import { CalotypeError } from '../../core/errors.ts';
+import type { DriveId } from '../../core/ids.ts';
+import { isEmptyOverlay, readHeader } from '../../qemu/qcow2.ts';
+import { type Context, removeDead } from './context.ts';
+import type { JobInfo } from './graph.ts';
+import { adoptTop, dropSpare, prepareSpare } from './pivot.ts';
+import { settleMerge } from './reclaim.ts';
+import {
+  chainOf,
+  childrenOf,
+  deleteIntent,
+  findFile,
+  findHead,
+  findPoint,
+  getFile,
+  type Intent,
+  listIntents,
+  type RevertPlan,
+} from './records.ts';
+import { finishRelink } from './relink.ts';
+import { finishRevert } from './revert.ts';
+
+const noCommit = async (): Promise<void> => undefined;
+
+/** @returns what was found and done, one line each */
+export async function recover(ctx: Context, daemonAdopted: boolean): Promise<string[]> {
+  const report: string[] = [];
+  await keepNumbersAhead(ctx, report);
+  const exports = await ctx.catalog.db.selectFrom('exports').selectAll().execute();
+  if (daemonAdopted) await relearn(ctx, exports, report);
+  const intents = await listIntents(ctx.catalog.db);
+  const reverting = new Set<DriveId>();
+  for (const { intent } of intents) {
+    if (intent.kind === 'revert') for (const target of intent.plan.targets) reverting.add(target.driveId);
+  }
+  await adoptTops(ctx, reverting, report);
+  const jobs = daemonAdopted ? await ctx.graph().jobs() : [];
+  for (const { id, intent } of intents) {
+    await finishIntent(ctx, id, intent, jobs, report);
+  }
+  for (const job of jobs) {
+    if (!intents.some(({ id }) => job.id === `j${id}`)) await endJob(ctx, job);
+  }
+  if (daemonAdopted) await ctx.graph().tidy();
+  await dropLeftovers(ctx, report);
+  await openExports(ctx, exports, report);
+  return report;
+}
+
+/** A catalog restored from an older copy must not hand out the number of a file that exists. */
+async function keepNumbersAhead(ctx: Context, report: string[]): Promise<void> {
+  let highest = 0;
+  for (const name of await ctx.store.list()) highest = Math.max(highest, ctx.store.idOf(name) ?? 0);
+  const row = await ctx.catalog.db
+    .selectFrom('qcow2_files')
+    .select(({ fn }) => fn.max('id').as('id'))
+    .executeTakeFirst();
+  if (highest <= (row?.id ?? 0)) return;
+  await ctx.catalog.write(async (tx) => {
+    await tx
+      .insertInto('qcow2_files')
+      .values({
+        id: highest,
+        backing_id: null,
+        state: 'dead',
+        drive_id: '' as DriveId,
+        size_bytes: 0,
+        level: 0,
+        data_bytes: null,
+        created_at: 0,
+      })
+      .execute();
+    await tx.deleteFrom('qcow2_files').where('id', '=', highest).execute();
+  });
+  report.push(`Layer numbers continue above ${highest}, the highest file found.`);
+}
+
+/** The daemon is still there: which drives are open, and on what. */
+async function relearn(ctx: Context, exports: readonly ExportRow[], report: string[]): Promise<void> {
+  const graph = ctx.graph();
+  await graph.learn();
+  const known = new Map<string, ExportRow>(exports.map((row) => [row.id, row]));
+  for (const found of await graph.exports()) {
+    const row = known.get(found.id);
+    if (row === undefined || found.fileId === null) {
+      await graph.removeExport(found.id);
+      report.push(`Closed export ${found.id}, which was never acknowledged or is no longer wanted.`);
+      continue;
+    }
+    graph.setRoot(`export:${row.id}`, found.fileId);
+    if (row.drive_id !== null) graph.setRoot(`drive:${row.drive_id}`, found.fileId);
+  }
+}
+
+/** Overlays that a drive moved onto without the catalog learning of it. */
+async function adoptTops(ctx: Context, reverting: ReadonlySet<DriveId>, report: string[]): Promise<void> {
+  const graph = ctx.graph();
+  const candidates = await ctx.catalog.db
+    .selectFrom('qcow2_files as f')
+    .innerJoin('qcow2_drives as d', 'd.file_id', 'f.backing_id')
+    .select(['f.id as overlay', 'd.drive_id as driveId'])
+    .where('f.state', 'in', ['planned', 'spare'])
+    .execute();
+  for (const { overlay, driveId } of candidates) {
+    if (reverting.has(driveId)) continue;
+    const root = graph.rootNamed(`drive:${driveId}`);
+    const pivoted = root === undefined ? await holdsData(ctx, overlay) : root === overlay;
+    const head = await findHead(ctx.catalog.db, driveId);
+    if (!pivoted || head === undefined) continue;
+    await adoptTop(ctx, head, overlay);
+    report.push(`Adopted the layer that drive ${driveId} was writing when a process died.`);
+  }
+}
+
+async function holdsData(ctx: Context, id: number): Promise<boolean> {
+  try {
+    return !(await isEmptyOverlay(ctx.store.pathOf(id)));
+  } catch {
+    return false;
+  }
+}
+
+async function finishIntent(
+  ctx: Context,
+  id: number,
+  intent: Intent,
+  jobs: readonly JobInfo[],
+  report: string[],
+): Promise<void> {
+  if (intent.kind === 'relink') {
+    await finishRelink(ctx, id, intent.plan, noCommit);
+    report.push('Finished the exchange of a layer.');
+  } else if (intent.kind === 'revert') {
+    await finishRevertIntent(ctx, id, intent.plan);
+    report.push('Finished a revert.');
+  } else await finishMergeIntent(ctx, id, intent.plan, jobs, report);
+}
+
+async function finishRevertIntent(ctx: Context, id: number, plan: RevertPlan): Promise<void> {
+  for (const target of plan.targets) {
+    const overlay = await getFile(ctx.catalog.db, target.overlay);
+    const sound = await readHeader(ctx.store.pathOf(overlay.id)).then(
+      () => true,
+      () => false,
+    );
+    if (sound) continue;
+    await ctx.store.remove([overlay.id]);
+    await ctx.store.createOverlay(overlay.id, overlay.size_bytes, overlay.backing_id);
+  }
+  await finishRevert(ctx, id, plan, noCommit);
+}
+
+async function finishMergeIntent(
+  ctx: Context,
+  id: number,
+  plan: { upper: number; lower: number },
+  jobs: readonly JobInfo[],
+  report: string[],
+): Promise<void> {
+  const graph = ctx.graph();
+  const upper = await findFile(ctx.catalog.db, plan.upper);
+  const lower = await findFile(ctx.catalog.db, plan.lower);
+  const job = jobs.find((item) => item.id === `j${id}`);
+  if (upper === undefined || lower === undefined) {
+    await ctx.catalog.write((tx) => deleteIntent(tx, id));
+    return;
+  }
+  const children = await childrenOf(ctx.catalog.db, upper.id);
+  const movedOn = children.some((child) => graph.backingOf(child.id) === lower.id);
+  if (job?.status === 'pending') await graph.finishCommit(job.id);
+  const done = job?.status === 'pending' || (job?.status === 'concluded' && job.error === undefined) || movedOn;
+  if (done) {
+    await settleMerge(ctx, id, lower, upper);
+    report.push('Finished a merge.');
+  } else {
+    await ctx.catalog.write((tx) => deleteIntent(tx, id));
+    report.push('Put an interrupted merge back; it will be done again.');
+  }
+  if (job !== undefined) await endJob(ctx, job);
+  if (!done) await restoreHeaders(ctx, [upper.id, ...children.map((child) => child.id)]);
+}
+
+/** A daemon that died while a merge took effect may have rewritten some headers; the catalog's word holds. */
+async function restoreHeaders(ctx: Context, ids: readonly number[]): Promise<void> {
+  for (const id of ids) {
+    const row = await getFile(ctx.catalog.db, id);
+    if (ctx.graph().isOpen(id)) continue;
+    const header = await readHeader(ctx.store.pathOf(id));
+    const wanted = row.backing_id === null ? null : ctx.store.nameOf(row.backing_id);
+    if (header.backing !== wanted) await ctx.store.setBacking(id, row.backing_id);
+  }
+}
+
+async function endJob(ctx: Context, job: JobInfo): Promise<void> {
+  const qmp = ctx.graph().qmp;
+  const now = async (): Promise<JobInfo | undefined> => (await ctx.graph().jobs()).find((item) => item.id === job.id);
+  for (let found = await now(); found !== undefined; found = await now()) {
+    if (found.status === 'concluded') await qmp.execute('job-dismiss', { id: job.id }).catch(() => undefined);
+    else await qmp.execute('job-cancel', { id: job.id }).catch(() => undefined);
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** Files that were planned and never used, spares of drives that are not open, and the dead. */
+async function dropLeftovers(ctx: Context, report: string[]): Promise<void> {
+  const heads = await ctx.catalog.db.selectFrom('qcow2_drives').selectAll().where('spare_id', 'is not', null).execute();
+  for (const head of heads) {
+    const spare = head.spare_id;
+    const open = ctx.graph().rootNamed(`drive:${head.drive_id}`) === head.file_id;
+    if (spare !== null && open && ctx.graph().isOpen(spare)) ctx.graph().setRoot(`spare:${head.drive_id}`, spare);
+    else await dropSpare(ctx, head);
+  }
+  await ctx.graph().tidy();
+  const rows = await ctx.catalog.db
+    .selectFrom('qcow2_files')
+    .select('id')
+    .where(({ or, eb, and, not, exists, selectFrom }) =>
+      or([
+        eb('state', 'in', ['planned', 'dead']),
+        and([
+          eb('state', '=', 'spare'),
+          not(
+            exists(
+              selectFrom('qcow2_drives as d').select('d.spare_id').whereRef('d.spare_id', '=', 'qcow2_files.id'),
+            ),
+          ),
+        ]),
+      ]),
+    )
+    .execute();
+  const ids = rows.map((row) => row.id).filter((id) => !ctx.graph().isOpen(id));
+  await removeDead(ctx, ids);
+  if (ids.length > 0) report.push(`Removed ${ids.length} unused layer files.`);
+}
+
+/** Every recorded export is served again. */
+async function openExports(ctx: Context, exports: readonly ExportRow[], report: string[]): Promise<void> {
+  for (const row of exports) {
+    if (ctx.graph().rootNamed(`export:${row.id}`) !== undefined) continue;
+    try {
+      await openExport(ctx, row);
+      report.push(`Serves export ${row.name} again.`);
+    } catch (error) {
+      const reason = error instanceof CalotypeError ? error.message : String(error);
+      ctx.logger.warn(`Export ${row.id} could not be served again: ${reason}`);
+      report.push(`Export ${row.name} could not be served again: ${reason}`);
+    }
+  }
+}
+
+async function openExport(ctx: Context, row: ExportRow): Promise<void> {
+  if (row.drive_id !== null) {
+    await openDriveExport(ctx, { id: row.id, name: row.name, driveId: row.drive_id, writable: row.writable === 1 });
+  } else if (row.drive_snapshot_id !== null) {
+    const point = await findPoint(ctx.catalog.db, row.drive_snapshot_id);
+    if (point === undefined) throw new CalotypeError('not_found', 'Its snapshot is gone.');
+    await openFileExport(ctx, { id: row.id, name: row.name, fileId: point.file_id, kind: 'export' });
+  }
+}
+
+/** Opens a drive's chain and serves its top. */
+export async function openDriveExport(
+  ctx: Context,
+  request: { id: string; name: string; driveId: DriveId; writable: boolean },
+): Promise<void> {
+  const graph = ctx.graph();
+  const head = await findHead(ctx.catalog.db, request.driveId);
+  if (head === undefined) throw new CalotypeError('not_found', 'Its drive is gone.');
+  const chain = await chainOf(ctx.catalog.db, head.file_id);
+  const root = `drive:${request.driveId}`;
+  const wasOpen = graph.rootNamed(root) === head.file_id;
+  if (!wasOpen) await graph.open(root, chain, { writable: request.writable });
+  try {
+    await graph.addExport(request.id, request.name, head.file_id, request.writable);
+    graph.setRoot(`export:${request.id}`, head.file_id);
+  } catch (error) {
+    if (!wasOpen) await graph.release(root);
+    throw error;
+  }
+  if (request.writable) ctx.background(() => prepareSpare(ctx, request.driveId));
+}
+
+/** Opens a frozen file's chain and serves it, readers only. */
+export async function openFileExport(
+  ctx: Context,
+  request: { id: string; name: string; fileId: number; kind: 'export' | 'reader' },
+): Promise<void> {
+  const graph = ctx.graph();
+  const root = `${request.kind}:${request.id}`;
+  await graph.open(root, await chainOf(ctx.catalog.db, request.fileId), { writable: false });
+  try {
+    await graph.addExport(request.id, request.name, request.fileId, false);
+  } catch (error) {
+    await graph.release(root);
+    throw error;
+  }
+}

@@ -1,0 +1,74 @@
+/**
+ * The relink: files move from one backing to another that holds the same content, and points with them. Every merge, skip
+ * layer and flatten ends in this one step. Its intent is durable first and is always rolled forward, since each part
+ * can be done twice: what the graph and the headers say already is left alone.
+ */
+import type { CommitHook } from '../../catalog/catalog.ts';
+import { readHeader } from '../../qemu/qcow2.ts';
+import { type Context, markDead, removeDead } from './context.ts';
+import {
+  chainOf,
+  childrenOf,
+  deleteIntent,
+  findFile,
+  insertIntent,
+  pinnedAmong,
+  type RelinkPlan,
+  updateFiles,
+} from './records.ts';
+
+/** Records the intent, beside whatever else becomes true with it, and carries it out. Caller holds `links`. */
+export async function relink(ctx: Context, plan: RelinkPlan, begin: CommitHook, commit: CommitHook): Promise<void> {
+  const intent = await ctx.catalog.write(async (tx) => {
+    await begin(tx);
+    return insertIntent(tx, { kind: 'relink', plan });
+  });
+  ctx.step('relink.intended');
+  await finishRelink(ctx, intent, plan, commit);
+}
+
+/** Carries a recorded relink out; also how recovery ends one. */
+export async function finishRelink(ctx: Context, intent: number, plan: RelinkPlan, commit: CommitHook): Promise<void> {
+  if (plan.to !== null) await ctx.store.syncFile(plan.to);
+  for (const child of plan.children) {
+    await relinkOne(ctx, child, plan.to);
+    ctx.step('relink.child');
+  }
+  const dead = await ctx.catalog.write(async (tx) => {
+    await updateFiles(tx, plan.children, { backing_id: plan.to });
+    if (plan.move !== null) {
+      const { from, to } = plan.move;
+      await tx.updateTable('qcow2_points').set({ file_id: to }).where('file_id', '=', from).execute();
+    }
+    const pinned = await pinnedAmong(tx, plan.dead);
+    const unneeded: number[] = [];
+    for (const id of plan.dead) if (!pinned.has(id) && (await childrenOf(tx, id)).length === 0) unneeded.push(id);
+    await markDead(tx, unneeded);
+    await deleteIntent(tx, intent);
+    await commit(tx);
+    return unneeded;
+  });
+  ctx.step('relink.committed');
+  if (ctx.graph().alive) await ctx.graph().tidy();
+  await removeDead(
+    ctx,
+    dead.filter((id) => !ctx.graph().isOpen(id)),
+  );
+}
+
+async function relinkOne(ctx: Context, child: number, to: number | null): Promise<void> {
+  if ((await findFile(ctx.catalog.db, child)) === undefined) return;
+  const graph = ctx.graph();
+  const header = await readHeader(ctx.store.pathOf(child));
+  const written = header.backing === (to === null ? null : ctx.store.nameOf(to));
+  if (graph.alive && graph.isOpen(child)) {
+    if (written && graph.backingOf(child) === to) return;
+    if (to !== null) await graph.open(`relink:${to}`, await chainOf(ctx.catalog.db, to), { writable: false });
+    try {
+      await graph.relink(child, to);
+    } finally {
+      if (to !== null) await graph.release(`relink:${to}`);
+    }
+  } else if (!written) await ctx.store.setBacking(child, to);
+  await ctx.store.syncFile(child);
+}

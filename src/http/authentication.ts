@@ -1,0 +1,66 @@
+/** Who is asking: Basic or Bearer credentials and the wished project, from headers to a Caller, before anything of the body is read. */
+import type { FastifyRequest } from 'fastify';
+import { CalotypeError } from '../core/errors.ts';
+import type { Caller } from '../service/caller.ts';
+import type { AppOptions } from './context.ts';
+
+/** Front doors that are the native API in other hands say so with `Calotype-Client`. */
+const clients: ReadonlySet<string> = new Set(['cli', 'console']);
+
+/**
+ * @throws CalotypeError `unauthenticated`, `token_expired`, `token_revoked`, `too_many_logins`, `not_found` (project), `forbidden`
+ */
+export async function authenticate(request: FastifyRequest, authenticator: AppOptions['authenticator']): Promise<Caller> {
+  const { headers } = request;
+  const authorization = headers.authorization;
+  if (authorization === undefined) throw new CalotypeError('unauthenticated', 'Credentials are missing: send a token or a user name and password.');
+  refuseForeignSites(request);
+  const space = authorization.indexOf(' ');
+  const scheme = authorization.slice(0, space).toLowerCase();
+  const credentials = authorization.slice(space + 1).trim();
+  const client = headers['calotype-client'];
+  const choice = {
+    ...projectChoice(headers['calotype-project']),
+    via: typeof client === 'string' && clients.has(client) ? client : 'native',
+  };
+  if (scheme === 'bearer') return authenticator.callerFor(await authenticator.bearer(credentials), choice);
+  if (scheme === 'basic') {
+    const text = Buffer.from(credentials, 'base64').toString('utf8');
+    const colon = text.indexOf(':');
+    if (colon === -1) throw new CalotypeError('unauthenticated', 'The Basic credentials are malformed.');
+    const identity = await authenticator.basic(text.slice(0, colon), text.slice(colon + 1), request.ip);
+    return authenticator.callerFor(identity, choice);
+  }
+  throw new CalotypeError('unauthenticated', 'Use Bearer or Basic credentials.');
+}
+
+/** Header values arrive as Latin-1; project names are UTF-8. */
+function projectChoice(header: string | string[] | undefined): { project?: string } {
+  if (typeof header !== 'string' || header === '') return {};
+  return { project: Buffer.from(header, 'latin1').toString('utf8') };
+}
+
+/** A browser that remembers Basic credentials would send them along with another site's form. */
+function refuseForeignSites(request: FastifyRequest): void {
+  const site = request.headers['sec-fetch-site'];
+  if (site === undefined || site === 'same-origin' || site === 'none') return;
+  if (request.method === 'GET' || request.method === 'HEAD') return;
+  throw new CalotypeError('forbidden', 'Changes from another web site are refused.');
+}
+
+/** The caller of an authenticated route. */
+export function callerOf(request: FastifyRequest): Caller {
+  if (request.knownCaller === null) throw new CalotypeError('unauthenticated');
+  return request.knownCaller;
+}
+
+/**
+ * Whether the request comes from this machine itself. One that a proxy passed on does not, though the proxy may be here:
+ * such a request is judged by the address that a trusted proxy names.
+ */
+export function isFromLoopback(request: FastifyRequest): boolean {
+  if (request.headers['x-forwarded-for'] !== undefined && request.ip === request.raw.socket.remoteAddress) return false;
+  if (request.headers.forwarded !== undefined) return false;
+  const { ip } = request;
+  return ip === '::1' || ip.startsWith('127.') || ip.startsWith('::ffff:127.');
+}

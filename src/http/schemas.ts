@@ -1,0 +1,333 @@
+/**
+ * The objects of API v1 as TypeBox schemas: what leaves is serialised by them, what OpenAPI says is made from them, and the
+ * presenters are typed by them. Nullable fields are type lists rather than unions, which serialise without a validator.
+ */
+import Type, { type Static, type TSchema } from 'typebox';
+import { type ErrorCode, errorCatalogue } from '../core/errors.ts';
+import { taskKinds } from '../core/model.ts';
+import { driveTransitions, snapshotTransitions, taskTransitions } from '../core/states.ts';
+
+const text = Type.String();
+const integer = Type.Integer();
+const nullable = <T>(type: string, more: Record<string, unknown> = {}) => Type.Unsafe<T | null>({ type: [type, 'null'], ...more });
+
+export const uuid = <Id extends string>() =>
+  Type.Unsafe<Id>({ type: 'string', pattern: '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' });
+const id = Type.String({ description: 'UUID' });
+const nullableId = nullable<string>('string', { description: 'UUID' });
+const time = Type.String({ description: 'ISO 8601, UTC, six fraction digits', examples: ['2031-04-09T16:20:05.004210Z'] });
+const nullableTime = nullable<string>('string', { description: 'ISO 8601, UTC' });
+const bytes = Type.Integer({ minimum: 0, description: 'bytes' });
+const nullableBytes = nullable<number>('integer', { description: 'bytes; null when not known yet' });
+const meta = Type.Unsafe<Readonly<Record<string, string>>>({ type: 'object', additionalProperties: { type: 'string' } });
+const anyObject = { type: 'object', additionalProperties: true };
+const object = Type.Unsafe<Readonly<Record<string, unknown>>>(anyObject);
+const tags = Type.Unsafe<readonly string[]>({ type: 'array', items: { type: 'string' } });
+const list = <T>(items: object, more: Record<string, unknown> = {}) => Type.Unsafe<readonly T[]>({ type: 'array', items, ...more });
+
+const keysOf = <T extends object>(table: T): (keyof T & string)[] => Object.keys(table).filter((key): key is keyof T & string => key in table);
+export const driveStates = keysOf(driveTransitions);
+export const snapshotStates = keysOf(snapshotTransitions);
+export const taskStates = keysOf(taskTransitions);
+export const errorCodes: readonly ErrorCode[] = keysOf(errorCatalogue);
+
+export interface TaskErrorBody {
+  readonly code: string;
+  readonly message: string;
+  readonly details: Readonly<Record<string, unknown>>;
+}
+const taskError = nullable<TaskErrorBody>('object', {
+  description: 'What went wrong; null otherwise',
+  properties: { code: { type: 'string' }, message: { type: 'string' }, details: anyObject },
+  required: ['code', 'message', 'details'],
+});
+
+export const driveSchema = Type.Object(
+  {
+    id,
+    number: Type.Integer({ description: 'never reused' }),
+    projectId: id,
+    name: text,
+    description: text,
+    sizeBytes: Type.Integer({ description: 'what a client of the drive sees' }),
+    state: Type.Enum(driveStates),
+    meta,
+    tags,
+    error: taskError,
+    basedOn: nullable<string>('string', { description: 'the drive snapshot its present state descends from' }),
+    sourceId: nullable<string>('string', { description: 'the drive snapshot it was cloned from' }),
+    snapshotCount: integer,
+    exported: Type.Boolean(),
+    createdAt: time,
+    updatedAt: time,
+    version: Type.Integer({ description: 'the ETag' }),
+  },
+  { $id: 'Drive', description: 'A block volume' },
+);
+export type DriveBody = Static<typeof driveSchema>;
+
+export const driveSnapshotSchema = Type.Object(
+  {
+    id,
+    number: integer,
+    snapshotId: id,
+    driveId: id,
+    driveName: text,
+    parentId: nullableId,
+    virtualBytes: bytes,
+    sizeBytes: nullableBytes,
+    current: Type.Boolean({ description: 'the drive descends directly from it' }),
+  },
+  { $id: 'DriveSnapshot', description: 'The part of a snapshot that covers one drive' },
+);
+export type DriveSnapshotBody = Static<typeof driveSnapshotSchema>;
+
+export const snapshotSchema = Type.Object(
+  {
+    id,
+    number: integer,
+    projectId: id,
+    name: text,
+    description: text,
+    state: Type.Enum(snapshotStates),
+    meta,
+    tags,
+    error: taskError,
+    origin: Type.Enum(['manual', 'safety']),
+    consistency: Type.Enum(['memory', 'filesystem', 'crash']),
+    complete: Type.Boolean({ description: 'false once a part was deleted on its own' }),
+    parts: list<DriveSnapshotBody>({ $ref: 'DriveSnapshot#' }),
+    sizeBytes: nullableBytes,
+    createdBy: nullableId,
+    createdAt: time,
+    updatedAt: time,
+    version: Type.Integer({ description: 'the ETag' }),
+  },
+  { $id: 'Snapshot', description: 'One point in time of one or several drives' },
+);
+export type SnapshotBody = Static<typeof snapshotSchema>;
+
+export const snapshotNodeSchema = Type.Object(
+  {
+    depth: Type.Integer({ description: 'levels below a root' }),
+    part: Type.Unsafe<DriveSnapshotBody>({ $ref: 'DriveSnapshot#' }),
+    snapshot: Type.Unsafe<SnapshotBody>({ $ref: 'Snapshot#' }),
+    children: list<string>({ type: 'string' }, { description: 'ids of drive snapshots' }),
+  },
+  { $id: 'SnapshotNode', description: 'A node of the snapshot tree of one drive' },
+);
+export type SnapshotNodeBody = Static<typeof snapshotNodeSchema>;
+
+export const taskSchema = Type.Object(
+  {
+    id,
+    number: integer,
+    projectId: nullableId,
+    userId: nullableId,
+    via: Type.String({ description: 'the front door it came through' }),
+    kind: Type.Enum([...taskKinds]),
+    state: Type.Enum(taskStates),
+    objectKind: nullable<string>('string'),
+    objectId: nullable<string>('string'),
+    driveIds: list<string>({ type: 'string' }),
+    progress: Type.Object({
+      done: integer,
+      total: integer,
+      unit: Type.Enum(['bytes', 'steps']),
+      ratePerSecond: nullable<number>('number'),
+      estimateSeconds: nullable<number>('number'),
+    }),
+    result: nullable<Readonly<Record<string, unknown>>>('object', { additionalProperties: true }),
+    error: taskError,
+    cancellable: Type.Boolean(),
+    pausable: Type.Boolean(),
+    speedLimitBytesPerSecond: Type.Integer({ description: '0: no limit' }),
+    createdAt: time,
+    startedAt: nullableTime,
+    finishedAt: nullableTime,
+  },
+  { $id: 'Task', description: 'One durable piece of work' },
+);
+export type TaskBody = Static<typeof taskSchema>;
+
+export const exportSchema = Type.Object(
+  {
+    id,
+    projectId: id,
+    driveId: nullableId,
+    driveSnapshotId: nullableId,
+    writable: Type.Boolean(),
+    transport: Type.Enum(['unix', 'tcp']),
+    exportName: text,
+    uri: Type.String({ description: 'nbd+unix:///NAME?socket=PATH, nbd://HOST:PORT/NAME or nbds://…' }),
+    tlsPsk: Type.Optional(
+      Type.Object({ identity: text, keyHex: text }, { description: 'shown once, in the answer that made the export' }),
+    ),
+    createdAt: time,
+  },
+  { $id: 'Export', description: 'A drive or drive snapshot served over NBD' },
+);
+export type ExportBody = Static<typeof exportSchema>;
+
+export const eventSchema = Type.Object(
+  {
+    seq: integer,
+    at: time,
+    projectId: nullableId,
+    userId: nullableId,
+    via: text,
+    kind: text,
+    objectKind: text,
+    objectId: text,
+    detail: object,
+  },
+  { $id: 'Event', description: 'Who did what to which object when' },
+);
+export type EventBody = Static<typeof eventSchema>;
+
+export const extentsSchema = Type.Object(
+  {
+    extents: list<{ start: number; length: number }>({
+      type: 'object',
+      required: ['start', 'length'],
+      properties: { start: { type: 'integer' }, length: { type: 'integer' } },
+    }),
+    totalBytes: bytes,
+  },
+  { $id: 'Changes', description: 'Byte ranges, sorted and disjoint' },
+);
+
+export const driveUsageSchema = Type.Object(
+  {
+    virtualBytes: bytes,
+    liveBytes: Type.Integer({ description: 'data the present state refers to, shared or not' }),
+    snapshotBytes: Type.Integer({ description: 'data kept only because snapshots refer to it' }),
+    onDiskBytes: Type.Integer({ description: 'what its files take, metadata included' }),
+    depth: Type.Integer({ description: 'layers a read may have to walk' }),
+  },
+  { $id: 'DriveUsage' },
+);
+
+export const projectSchema = Type.Object(
+  { id, number: integer, name: text, createdAt: time, version: integer },
+  { $id: 'Project', description: 'A tenant' },
+);
+export type ProjectBody = Static<typeof projectSchema>;
+
+export const userSchema = Type.Object(
+  {
+    id,
+    number: integer,
+    name: text,
+    email: nullable<string>('string'),
+    isOperator: Type.Boolean(),
+    disabled: Type.Boolean(),
+    hasPassword: Type.Boolean(),
+    createdAt: time,
+    version: integer,
+  },
+  { $id: 'User' },
+);
+export type UserBody = Static<typeof userSchema>;
+
+export const memberSchema = Type.Object(
+  { projectId: id, userId: id, userName: text, role: Type.Enum(['admin', 'member', 'guest']) },
+  { $id: 'Member', description: 'A user in a project' },
+);
+export type MemberBody = Static<typeof memberSchema>;
+
+export const tokenSchema = Type.Object(
+  {
+    id,
+    number: integer,
+    userId: id,
+    name: text,
+    prefix: Type.String({ description: 'the first characters of the secret' }),
+    createdAt: time,
+    expiresAt: nullableTime,
+    revokedAt: nullableTime,
+  },
+  { $id: 'Token', description: 'An API key of a user' },
+);
+export type TokenBody = Static<typeof tokenSchema>;
+
+export const grantSchema = Type.Object(
+  {
+    id,
+    projectId: id,
+    userId: id,
+    objectKind: Type.Enum(['drive', 'snapshot']),
+    objectId: id,
+    access: Type.Enum(['ro', 'rw']),
+    createdAt: time,
+  },
+  { $id: 'Grant', description: 'Access of one user to one object' },
+);
+export type GrantBody = Static<typeof grantSchema>;
+
+export const problemSchema = Type.Object(
+  {
+    type: text,
+    title: text,
+    status: integer,
+    detail: text,
+    code: Type.Enum([...errorCodes]),
+    retryable: Type.Boolean(),
+    changed: Type.Enum(['no', 'rolledBack', 'partly']),
+    requestId: text,
+  },
+  { $id: 'Problem', description: 'RFC 9457; more members say what is needed to act: field, blocking, taskId, remedy', additionalProperties: true },
+);
+
+/** Everything that is referred to by name. */
+export const sharedSchemas: readonly TSchema[] = [
+  driveSchema,
+  driveSnapshotSchema,
+  snapshotSchema,
+  snapshotNodeSchema,
+  taskSchema,
+  exportSchema,
+  eventSchema,
+  extentsSchema,
+  driveUsageSchema,
+  projectSchema,
+  userSchema,
+  memberSchema,
+  tokenSchema,
+  grantSchema,
+  problemSchema,
+];
+
+const ref = <T>(name: string) => Type.Unsafe<T>({ $ref: `${name}#` });
+export const driveRef = ref<DriveBody>('Drive');
+export const snapshotRef = ref<SnapshotBody>('Snapshot');
+export const taskRef = ref<TaskBody>('Task');
+export const exportRef = ref<ExportBody>('Export');
+export const extentsRef = ref<Static<typeof extentsSchema>>('Changes');
+export const driveUsageRef = ref<Static<typeof driveUsageSchema>>('DriveUsage');
+export const projectRef = ref<ProjectBody>('Project');
+export const userRef = ref<UserBody>('User');
+export const memberRef = ref<MemberBody>('Member');
+export const tokenRef = ref<TokenBody>('Token');
+export const grantRef = ref<GrantBody>('Grant');
+
+export const taskAnswer = Type.Object({ task: taskRef });
+export const driveTaskAnswer = Type.Object({ task: taskRef, drive: driveRef });
+export const snapshotTaskAnswer = Type.Object({ task: taskRef, snapshot: snapshotRef });
+export const noContent = Type.Null({ description: 'Done' });
+
+export interface PageBody<T> {
+  readonly items: readonly T[];
+  readonly nextCursor: string | null;
+  readonly total?: number;
+}
+export const pageOf = <T>(name: string) =>
+  Type.Unsafe<PageBody<T>>({
+    type: 'object',
+    required: ['items', 'nextCursor'],
+    properties: {
+      items: { type: 'array', items: { $ref: `${name}#` } },
+      nextCursor: { type: ['string', 'null'], description: 'give it as `cursor` for the next page; null on the last' },
+      total: { type: 'integer', description: 'exact count, with total=true' },
+    },
+  });

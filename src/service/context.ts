@@ -1,0 +1,64 @@
+/** What every use case works with, put together once by `createService`. */
+import type { Catalog } from '../catalog/catalog.ts';
+import type { ExportId } from '../core/ids.ts';
+import type { TaskKind } from '../core/model.ts';
+import type { Engine, NbdTarget } from '../engine/engine.ts';
+import type { EventFeed } from './event-feed.ts';
+import type { ExportBook } from './export-book.ts';
+import type { Observer } from './observer.ts';
+import type { TaskRunner } from './runner.ts';
+import type { SizeBook } from './sizes.ts';
+
+/** The few methods of pino that the service uses. */
+export interface Logger {
+  info(details: object, message: string): void;
+  warn(details: object, message: string): void;
+  error(details: object, message: string): void;
+}
+
+export interface TlsPsk {
+  readonly identity: string;
+  readonly keyHex: string;
+}
+
+/** Serves exports over TCP; the lead's NBD gateway. Both methods are idempotent by export id. */
+export interface Gateway {
+  startGateway(request: {
+    exportId: ExportId;
+    target: NbdTarget;
+    host: string;
+    /** 0 picks one. */
+    port: number;
+    /** `psk` is given when the export was served before and its clients hold that key. */
+    tls: boolean;
+    psk?: TlsPsk;
+  }): Promise<{ port: number; psk?: TlsPsk }>;
+  stopGateway(exportId: ExportId): Promise<void>;
+}
+
+export interface ServiceConfig {
+  /** Uploads and conversions go to `tmp` in it. */
+  readonly dataDirectory: string;
+  /** Where the operator puts images to import; null: nowhere. */
+  readonly importDirectory: string | null;
+  readonly maxImportBytes: number;
+  /** Largest size of a drive. */
+  readonly maxDriveBytes: number;
+  /** Default 90. */
+  readonly keepEventsDays?: number;
+  readonly gateway?: Gateway;
+  readonly observer?: Observer;
+}
+
+export interface Context {
+  readonly catalog: Catalog;
+  readonly engine: Engine;
+  readonly config: ServiceConfig;
+  readonly logger: Logger;
+  readonly runner: TaskRunner;
+  readonly feed: EventFeed;
+  readonly exports: ExportBook;
+  readonly sizes: SizeBook;
+}
+
+export type { TaskKind };

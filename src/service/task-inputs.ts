@@ -1,0 +1,40 @@
+/** What each kind of task is given: JSON in its row, read again when a restarted server takes it up. */
+import type { DriveId, DriveSnapshotId, ExportId, SnapshotId } from '../core/ids.ts';
+import type { TaskKind } from '../core/model.ts';
+import type { ImageFormat } from '../engine/engine.ts';
+
+export interface RevertInput {
+  readonly targets: readonly {
+    readonly driveId: DriveId;
+    readonly driveSnapshotId: DriveSnapshotId;
+    readonly keepAs: DriveSnapshotId | null;
+  }[];
+  /** The snapshot that keeps the state before, if one does. */
+  readonly safety: { readonly snapshotId: SnapshotId; readonly name: string } | null;
+}
+
+export interface ExportInput {
+  readonly exportId: ExportId;
+  readonly exportName: string;
+  readonly of: { readonly drive: DriveId; readonly writable: boolean } | { readonly point: DriveSnapshotId };
+  readonly transport: { kind: 'unix' } | { kind: 'tcp'; host: string; port?: number; tls: boolean };
+}
+
+export interface TaskInputs extends Record<TaskKind, object> {
+  'drive.create': { sizeBytes: number };
+  /** `upload`: the file is ours and goes when the task ends. */
+  'drive.import': { path: string; format: ImageFormat; upload: boolean; fileBytes: number };
+  'drive.resize': { sizeBytes: number };
+  'drive.delete': { snapshots: 'keep' | 'delete' };
+  'drive.clone': { driveSnapshotId: DriveSnapshotId; sizeBytes: number };
+  'drive.flatten': Record<string, never>;
+  'drive.revert': RevertInput;
+  'drive.check': Record<string, never>;
+  'drive.export': ExportInput;
+  'drive.unexport': { exportId: ExportId };
+  'drive.compact': Record<string, never>;
+  'snapshot.create': { points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[] };
+  'snapshot.revert': RevertInput;
+  /** `whole`: the snapshot goes, whatever parts it has by then. */
+  'snapshot.delete': { driveSnapshotIds: readonly DriveSnapshotId[]; driveIds: readonly DriveId[]; whole: boolean };
+}
