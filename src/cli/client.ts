@@ -112,6 +112,11 @@ export class Client {
       } catch (error) {
         if (this.interrupted.aborted) throw new InterruptedError();
         if (error instanceof CliError) {
+          if (lost > 0 && method === 'DELETE' && error.code === 'not_found') {
+            throw new CliError(error.exitCode, error.code, error.message, {
+              remedy: 'The connection was lost after a first attempt, which may have removed it.',
+            });
+          }
           // The first attempt arrived and is still at work.
           const firstIsRunning = lost > 0 && error.code === 'idempotency_in_progress';
           if (!firstIsRunning || performance.now() - startedAt > inProgressLimitMs) throw error;

@@ -85,8 +85,8 @@ export const resolveTask = (ctx: Context, text: string) => resolve<Task>(ctx, { 
 export const resolveProject = (ctx: Context, text: string) =>
   resolve<Project>(ctx, { noun: 'project', path: '/projects' }, text);
 export const resolveUser = (ctx: Context, text: string) => resolve<User>(ctx, { noun: 'user', path: '/users' }, text);
-export const resolveToken = (ctx: Context, text: string) =>
-  resolve<Token>(ctx, { noun: 'token', path: '/tokens', listOnly: true }, text);
+export const resolveToken = (ctx: Context, text: string, userId?: string) =>
+  resolve<Token>(ctx, { noun: 'token', path: '/tokens', listOnly: true }, text, userId === undefined ? {} : { userId });
 export const resolveGrant = (ctx: Context, text: string) =>
   resolve<Grant>(ctx, { noun: 'grant', path: '/grants', listOnly: true }, text);
 

@@ -10,10 +10,14 @@ const clients: ReadonlySet<string> = new Set(['cli', 'console']);
 /**
  * @throws CalotypeError `unauthenticated`, `token_expired`, `token_revoked`, `too_many_logins`, `not_found` (project), `forbidden`
  */
-export async function authenticate(request: FastifyRequest, authenticator: AppOptions['authenticator']): Promise<Caller> {
+export async function authenticate(
+  request: FastifyRequest,
+  authenticator: AppOptions['authenticator'],
+): Promise<Caller> {
   const { headers } = request;
   const authorization = headers.authorization;
-  if (authorization === undefined) throw new CalotypeError('unauthenticated', 'Credentials are missing: send a token or a user name and password.');
+  if (authorization === undefined)
+    throw new CalotypeError('unauthenticated', 'Credentials are missing: send a token or a user name and password.');
   refuseForeignSites(request);
   const space = authorization.indexOf(' ');
   const scheme = authorization.slice(0, space).toLowerCase();

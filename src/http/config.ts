@@ -157,7 +157,8 @@ function checkSetting(setting: Setting, value: unknown, source: string, shown: u
     throw invalid(source, `${JSON.stringify(shown)} is not valid; it takes ${setting.takes}.`);
   }
   if (setting.key === 'trustedProxies' && Array.isArray(value)) {
-    for (const item of value) if (!isNetwork(String(item))) throw invalid(source, `"${item}" is not an IP address or network.`);
+    for (const item of value)
+      if (!isNetwork(String(item))) throw invalid(source, `"${item}" is not an IP address or network.`);
   }
 }
 
@@ -208,7 +209,10 @@ function readFile(file: string, source: string): Record<string, unknown> {
   try {
     text = readFileSync(file, 'utf8');
   } catch (cause) {
-    throw invalid(source, `the file ${file} cannot be read (${cause instanceof Error ? cause.message : String(cause)}).`);
+    throw invalid(
+      source,
+      `the file ${file} cannot be read (${cause instanceof Error ? cause.message : String(cause)}).`,
+    );
   }
   let parsed: unknown;
   try {
@@ -216,7 +220,8 @@ function readFile(file: string, source: string): Record<string, unknown> {
   } catch (cause) {
     throw invalid(file, `it is not valid JSON (${cause instanceof Error ? cause.message : String(cause)}).`);
   }
-  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) throw invalid(file, 'it must hold a JSON object.');
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed))
+    throw invalid(file, 'it must hold a JSON object.');
   const keys = new Set<string>(settings.map((s) => s.key));
   const values: Record<string, unknown> = { ...parsed };
   for (const key of Object.keys(values)) {
@@ -290,7 +295,15 @@ export function helpText(): string {
 }
 
 function valueWord(kind: Setting['kind']): string {
-  return { text: 'TEXT', path: 'PATH', integer: 'N', number: 'N', bytes: 'SIZE', boolean: '[true|false]', list: 'LIST' }[kind];
+  return {
+    text: 'TEXT',
+    path: 'PATH',
+    integer: 'N',
+    number: 'N',
+    bytes: 'SIZE',
+    boolean: '[true|false]',
+    list: 'LIST',
+  }[kind];
 }
 
 function showFallback(setting: Setting): string {

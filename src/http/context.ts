@@ -1,6 +1,13 @@
 /** What the routes of the native API work with; put together once in main.ts, faked in unit tests. */
-import type { FastifyBaseLogger, FastifyInstance, RawReplyDefaultExpression, RawRequestDefaultExpression, RawServerDefault } from 'fastify';
+
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import type {
+  FastifyBaseLogger,
+  FastifyInstance,
+  RawReplyDefaultExpression,
+  RawRequestDefaultExpression,
+  RawServerDefault,
+} from 'fastify';
 import type { ErrorCode } from '../core/errors.ts';
 import type { EngineCapabilities } from '../engine/engine.ts';
 import type { Authenticator } from '../service/authenticate.ts';
@@ -77,6 +84,13 @@ export interface OperationNotes {
 }
 
 declare module 'fastify' {
+  /** As @fastify/swagger declares them; it is loaded only when the description is asked for. */
+  interface FastifySchema {
+    operationId?: string;
+    tags?: readonly string[];
+    summary?: string;
+    description?: string;
+  }
   interface FastifyContextConfig {
     notes?: OperationNotes;
   }

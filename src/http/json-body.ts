@@ -24,12 +24,13 @@ export function readJson(body: Uint8Array): unknown {
   let value: unknown;
   try {
     // A reviver is slow, so it is used only where the words appear at all.
-    value = text.includes('__proto__') || text.includes('\\u')
-      ? JSON.parse(text, (key, v: unknown) => {
-          if (key === '__proto__') poisoned = true;
-          return v;
-        })
-      : JSON.parse(text);
+    value =
+      text.includes('__proto__') || text.includes('\\u')
+        ? JSON.parse(text, (key, v: unknown) => {
+            if (key === '__proto__') poisoned = true;
+            return v;
+          })
+        : JSON.parse(text);
   } catch (cause) {
     const reason = cause instanceof Error ? cause.message.replace(/, ".*$/s, '') : '';
     throw new CalotypeError('invalid_request', `The body is not valid JSON: ${reason}.`, {}, { cause });
@@ -50,7 +51,9 @@ function checkDepth(body: Uint8Array): void {
     } else if (c === 0x22) inString = true;
     else if (c === 0x7b || c === 0x5b) {
       if (++depth > maxJsonDepth) {
-        throw new CalotypeError('json_too_deep', `The JSON body is nested deeper than ${maxJsonDepth} levels.`, { limit: maxJsonDepth });
+        throw new CalotypeError('json_too_deep', `The JSON body is nested deeper than ${maxJsonDepth} levels.`, {
+          limit: maxJsonDepth,
+        });
       }
     } else if (c === 0x7d || c === 0x5d) depth--;
   }
@@ -58,11 +61,15 @@ function checkDepth(body: Uint8Array): void {
 
 export function addJsonParser(app: FastifyInstance): void {
   app.removeAllContentTypeParsers();
-  app.addContentTypeParser<Buffer>('application/json', { parseAs: 'buffer', bodyLimit: maxJsonBytes }, (_request, body, done) => {
-    try {
-      done(null, readJson(body));
-    } catch (error) {
-      done(error instanceof Error ? error : new Error(String(error)));
-    }
-  });
+  app.addContentTypeParser<Buffer>(
+    'application/json',
+    { parseAs: 'buffer', bodyLimit: maxJsonBytes },
+    (_request, body, done) => {
+      try {
+        done(null, readJson(body));
+      } catch (error) {
+        done(error instanceof Error ? error : new Error(String(error)));
+      }
+    },
+  );
 }

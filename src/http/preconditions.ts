@@ -18,7 +18,9 @@ function allowedVersions(request: FastifyRequest): readonly number[] | null {
   const header = request.headers['if-match'];
   if (header === undefined || header.trim() === '*') return null;
   if (!tagList.test(header)) {
-    throw new CalotypeError('invalid_request', 'If-Match takes an ETag in double quotes, as it was received.', { field: 'If-Match' });
+    throw new CalotypeError('invalid_request', 'If-Match takes an ETag in double quotes, as it was received.', {
+      field: 'If-Match',
+    });
   }
   const tags = header.split(',').map((tag) => tag.trim());
   return tags.flatMap((tag) => (/^"\d{1,15}"$/.test(tag) ? [Number(tag.slice(1, -1))] : []));
@@ -42,7 +44,10 @@ export async function ifVersion(
 }
 
 /** For calls that take no version themselves: compares before they are made. @throws CalotypeError `precondition_failed` */
-export async function checkIfMatch(request: FastifyRequest, get: () => Promise<{ readonly version: number }>): Promise<void> {
+export async function checkIfMatch(
+  request: FastifyRequest,
+  get: () => Promise<{ readonly version: number }>,
+): Promise<void> {
   const versions = allowedVersions(request);
   if (versions === null) return;
   const { version } = await get();

@@ -45,14 +45,20 @@ export function errorOfTask(stored: StoredError, taskId: string): CalotypeError 
 }
 
 /** What Fastify throws by itself, in our words. */
-const frameworkErrors: Readonly<Record<string, { code: ErrorCode; message: string; details?: Record<string, unknown> }>> = {
+const frameworkErrors: Readonly<
+  Record<string, { code: ErrorCode; message: string; details?: Record<string, unknown> }>
+> = {
   FST_ERR_CTP_INVALID_JSON_BODY: { code: 'invalid_request', message: 'The body is not valid JSON.' },
   FST_ERR_CTP_EMPTY_JSON_BODY: { code: 'invalid_request', message: 'The body is empty.' },
   FST_ERR_CTP_INVALID_CONTENT_LENGTH: {
     code: 'invalid_request',
     message: 'The body is not as long as Content-Length says.',
   },
-  FST_ERR_CTP_BODY_TOO_LARGE: { code: 'body_too_large', message: 'A JSON body may have at most 1 MiB.', details: { limitBytes: 1024 ** 2 } },
+  FST_ERR_CTP_BODY_TOO_LARGE: {
+    code: 'body_too_large',
+    message: 'A JSON body may have at most 1 MiB.',
+    details: { limitBytes: 1024 ** 2 },
+  },
   FST_ERR_BAD_URL: { code: 'invalid_request', message: 'The address is not validly encoded.' },
   FST_ERR_MAX_PARAM_LENGTH: { code: 'route_not_found', message: 'There is no such address.' },
 };
@@ -106,7 +112,10 @@ export function sendProblem(thrown: unknown, request: FastifyRequest, reply: Fas
   // Where the rest of a large upload would have to be read only to be thrown away, the connection goes instead.
   if (!request.raw.complete && isLargeBody(request)) reply.header('connection', 'close');
   if (error.code === 'internal' || (status >= 500 && error.cause !== undefined)) {
-    request.log.error({ requestId: request.id, method: request.method, url: pathOf(request.url), err: error.cause ?? error }, error.message);
+    request.log.error(
+      { requestId: request.id, method: request.method, url: pathOf(request.url), err: error.cause ?? error },
+      error.message,
+    );
   }
   reply.removeHeader('content-length');
   reply.removeHeader('content-disposition');

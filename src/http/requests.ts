@@ -1,13 +1,20 @@
 /** Parts that requests are made of: query parameters, body fields, and strict objects that refuse what they do not know. */
-import Type, { type TProperties } from 'typebox';
 
-export const strict = <P extends TProperties>(properties: P) => Type.Object(properties, { additionalProperties: false });
+import Type, { type TProperties } from 'typebox';
+import { oneOf } from './schemas.ts';
+
+export const strict = <P extends TProperties>(properties: P) =>
+  Type.Object(properties, { additionalProperties: false });
 
 /** A body that may be left out and must hold nothing. */
 export const emptyBody = Type.Object({}, { additionalProperties: false });
 
 export const nameField = Type.String({ minLength: 1, maxLength: 255, description: 'no control characters' });
-export const sizeField = Type.Integer({ minimum: 1, maximum: Number.MAX_SAFE_INTEGER, description: 'bytes; rounded up to whole sectors' });
+export const sizeField = Type.Integer({
+  minimum: 1,
+  maximum: Number.MAX_SAFE_INTEGER,
+  description: 'bytes; rounded up to whole sectors',
+});
 const metaField = Type.Unsafe<Record<string, string>>({ type: 'object', additionalProperties: { type: 'string' } });
 const tagsField = Type.Array(Type.String({ minLength: 1, maxLength: 64 }), { maxItems: 64 });
 
@@ -20,7 +27,9 @@ export const labelFields = {
 export const pageFields = {
   limit: Type.Optional(Type.Integer({ minimum: 1, maximum: 1000, description: 'default 100' })),
   cursor: Type.Optional(Type.String({ minLength: 1, maxLength: 1024, description: '`nextCursor` of the page before' })),
-  offset: Type.Optional(Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, description: 'instead of a cursor' })),
+  offset: Type.Optional(
+    Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER, description: 'instead of a cursor' }),
+  ),
   total: Type.Optional(Type.Boolean({ description: 'count all that match' })),
 };
 
@@ -30,7 +39,7 @@ export const nameFilterFields = {
   nameLike: Type.Optional(Type.String({ maxLength: 255, description: '`*` stands for any run of characters' })),
 };
 
-export const orderField = Type.Optional(Type.Enum(['asc', 'desc']));
+export const orderField = Type.Optional(oneOf(['asc', 'desc']));
 
 export interface PageQuery {
   limit?: number;
@@ -40,7 +49,17 @@ export interface PageQuery {
 }
 
 /** The service's words for the page that a query asks for. */
-export function pageRequest(query: PageQuery): { limit?: number; cursor?: string; offset?: number; withTotal?: boolean } {
+export function pageRequest(query: PageQuery): {
+  limit?: number;
+  cursor?: string;
+  offset?: number;
+  withTotal?: boolean;
+} {
   const { total, ...rest } = query;
   return { ...rest, ...(total === true ? { withTotal: true } : {}) };
 }
+
+export const timeField = Type.String({
+  pattern: '^\\d{4}-\\d{2}-\\d{2}(T\\d{2}:\\d{2}(:\\d{2}(\\.\\d{1,6})?)?(Z|[+-]\\d{2}:\\d{2}))?$',
+  description: 'ISO 8601 with a time zone',
+});

@@ -7,25 +7,38 @@ import { type ErrorCode, errorCatalogue } from '../core/errors.ts';
 import { taskKinds } from '../core/model.ts';
 import { driveTransitions, snapshotTransitions, taskTransitions } from '../core/states.ts';
 
+/** One of several words. The type beside the list spares the serialiser a look. */
+export const oneOf = <const T extends string>(values: readonly T[], options: Record<string, unknown> = {}) =>
+  Type.Unsafe<T>({ type: 'string', enum: [...values], ...options });
+
 const text = Type.String();
 const integer = Type.Integer();
-const nullable = <T>(type: string, more: Record<string, unknown> = {}) => Type.Unsafe<T | null>({ type: [type, 'null'], ...more });
+const nullable = <T>(type: string, more: Record<string, unknown> = {}) =>
+  Type.Unsafe<T | null>({ type: [type, 'null'], ...more });
 
 export const uuid = <Id extends string>() =>
   Type.Unsafe<Id>({ type: 'string', pattern: '^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$' });
 const id = Type.String({ description: 'UUID' });
 const nullableId = nullable<string>('string', { description: 'UUID' });
-const time = Type.String({ description: 'ISO 8601, UTC, six fraction digits', examples: ['2031-04-09T16:20:05.004210Z'] });
+const time = Type.String({
+  description: 'ISO 8601, UTC, six fraction digits',
+  examples: ['2031-04-09T16:20:05.004210Z'],
+});
 const nullableTime = nullable<string>('string', { description: 'ISO 8601, UTC' });
 const bytes = Type.Integer({ minimum: 0, description: 'bytes' });
 const nullableBytes = nullable<number>('integer', { description: 'bytes; null when not known yet' });
-const meta = Type.Unsafe<Readonly<Record<string, string>>>({ type: 'object', additionalProperties: { type: 'string' } });
+const meta = Type.Unsafe<Readonly<Record<string, string>>>({
+  type: 'object',
+  additionalProperties: { type: 'string' },
+});
 const anyObject = { type: 'object', additionalProperties: true };
 const object = Type.Unsafe<Readonly<Record<string, unknown>>>(anyObject);
 const tags = Type.Unsafe<readonly string[]>({ type: 'array', items: { type: 'string' } });
-const list = <T>(items: object, more: Record<string, unknown> = {}) => Type.Unsafe<readonly T[]>({ type: 'array', items, ...more });
+const list = <T>(items: object, more: Record<string, unknown> = {}) =>
+  Type.Unsafe<readonly T[]>({ type: 'array', items, ...more });
 
-const keysOf = <T extends object>(table: T): (keyof T & string)[] => Object.keys(table).filter((key): key is keyof T & string => key in table);
+const keysOf = <T extends object>(table: T): (keyof T & string)[] =>
+  Object.keys(table).filter((key): key is keyof T & string => key in table);
 export const driveStates = keysOf(driveTransitions);
 export const snapshotStates = keysOf(snapshotTransitions);
 export const taskStates = keysOf(taskTransitions);
@@ -50,7 +63,7 @@ export const driveSchema = Type.Object(
     name: text,
     description: text,
     sizeBytes: Type.Integer({ description: 'what a client of the drive sees' }),
-    state: Type.Enum(driveStates),
+    state: oneOf(driveStates),
     meta,
     tags,
     error: taskError,
@@ -89,12 +102,12 @@ export const snapshotSchema = Type.Object(
     projectId: id,
     name: text,
     description: text,
-    state: Type.Enum(snapshotStates),
+    state: oneOf(snapshotStates),
     meta,
     tags,
     error: taskError,
-    origin: Type.Enum(['manual', 'safety']),
-    consistency: Type.Enum(['memory', 'filesystem', 'crash']),
+    origin: oneOf(['manual', 'safety']),
+    consistency: oneOf(['memory', 'filesystem', 'crash']),
     complete: Type.Boolean({ description: 'false once a part was deleted on its own' }),
     parts: list<DriveSnapshotBody>({ $ref: 'DriveSnapshot#' }),
     sizeBytes: nullableBytes,
@@ -125,15 +138,15 @@ export const taskSchema = Type.Object(
     projectId: nullableId,
     userId: nullableId,
     via: Type.String({ description: 'the front door it came through' }),
-    kind: Type.Enum([...taskKinds]),
-    state: Type.Enum(taskStates),
+    kind: oneOf(taskKinds),
+    state: oneOf(taskStates),
     objectKind: nullable<string>('string'),
     objectId: nullable<string>('string'),
     driveIds: list<string>({ type: 'string' }),
     progress: Type.Object({
       done: integer,
       total: integer,
-      unit: Type.Enum(['bytes', 'steps']),
+      unit: oneOf(['bytes', 'steps']),
       ratePerSecond: nullable<number>('number'),
       estimateSeconds: nullable<number>('number'),
     }),
@@ -157,7 +170,7 @@ export const exportSchema = Type.Object(
     driveId: nullableId,
     driveSnapshotId: nullableId,
     writable: Type.Boolean(),
-    transport: Type.Enum(['unix', 'tcp']),
+    transport: oneOf(['unix', 'tcp']),
     exportName: text,
     uri: Type.String({ description: 'nbd+unix:///NAME?socket=PATH, nbd://HOST:PORT/NAME or nbds://…' }),
     tlsPsk: Type.Optional(
@@ -231,7 +244,13 @@ export const userSchema = Type.Object(
 export type UserBody = Static<typeof userSchema>;
 
 export const memberSchema = Type.Object(
-  { projectId: id, userId: id, userName: text, role: Type.Enum(['admin', 'member', 'guest']) },
+  {
+    projectId: id,
+    userId: id,
+    userName: text,
+    email: nullable<string>('string'),
+    role: oneOf(['admin', 'member', 'guest']),
+  },
   { $id: 'Member', description: 'A user in a project' },
 );
 export type MemberBody = Static<typeof memberSchema>;
@@ -256,9 +275,9 @@ export const grantSchema = Type.Object(
     id,
     projectId: id,
     userId: id,
-    objectKind: Type.Enum(['drive', 'snapshot']),
+    objectKind: oneOf(['drive', 'snapshot']),
     objectId: id,
-    access: Type.Enum(['ro', 'rw']),
+    access: oneOf(['ro', 'rw']),
     createdAt: time,
   },
   { $id: 'Grant', description: 'Access of one user to one object' },
@@ -271,12 +290,16 @@ export const problemSchema = Type.Object(
     title: text,
     status: integer,
     detail: text,
-    code: Type.Enum([...errorCodes]),
+    code: oneOf(errorCodes),
     retryable: Type.Boolean(),
-    changed: Type.Enum(['no', 'rolledBack', 'partly']),
+    changed: oneOf(['no', 'rolledBack', 'partly']),
     requestId: text,
   },
-  { $id: 'Problem', description: 'RFC 9457; more members say what is needed to act: field, blocking, taskId, remedy', additionalProperties: true },
+  {
+    $id: 'Problem',
+    description: 'RFC 9457; more members say what is needed to act: field, blocking, taskId, remedy',
+    additionalProperties: true,
+  },
 );
 
 /** Everything that is referred to by name. */

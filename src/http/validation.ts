@@ -24,9 +24,13 @@ const codeOfField: Readonly<Record<string, ErrorCode>> = {
 };
 
 /** Fastify's validator compiler: gives back a value to use or a CalotypeError. */
-export function compileValidator({ schema, httpPart }: { schema: TSchema; httpPart?: string | undefined }): (
-  value: unknown,
-) => { value: unknown } | { error: Error } {
+export function compileValidator({
+  schema,
+  httpPart,
+}: {
+  schema: TSchema;
+  httpPart?: string | undefined;
+}): (value: unknown) => { value: unknown } | { error: Error } {
   let validator: Validator | undefined;
   return (given) => {
     validator ??= Compile(schema);
@@ -56,18 +60,24 @@ export function explain(errors: readonly TLocalizedValidationError[], isMissingB
     // In metadata the name is the caller's own and its value is at fault.
     if (path[0] === 'meta') return wrong('meta', field, `${field} is not allowed: values must be strings.`);
     const shown = names.map((name) => JSON.stringify(name)).join(', ');
-    return new CalotypeError('invalid_request', `Unknown ${names.length === 1 ? 'field' : 'fields'}: ${shown}.`, { field, unknown: names });
+    return new CalotypeError('invalid_request', `Unknown ${names.length === 1 ? 'field' : 'fields'}: ${shown}.`, {
+      field,
+      unknown: names,
+    });
   }
   if (error.keyword === 'required') {
     const names = error.params.requiredProperties;
     const field = [...path, names[0] ?? ''].join('.');
-    const message = isMissingBody ? `A JSON body with ${names.join(', ')} is needed.` : `${names.join(', ')} is missing.`;
+    const message = isMissingBody
+      ? `A JSON body with ${names.join(', ')} is needed.`
+      : `${names.join(', ')} is missing.`;
     return new CalotypeError('invalid_request', message, { field });
   }
   const field = path.join('.');
   if (field === '') return new CalotypeError('invalid_request', `The request ${error.message}.`);
   const allowed = error.keyword === 'enum' ? error.params.allowedValues : undefined;
-  const message = allowed === undefined ? `${field} ${error.message}.` : `${field} must be one of: ${allowed.join(', ')}.`;
+  const message =
+    allowed === undefined ? `${field} ${error.message}.` : `${field} must be one of: ${allowed.join(', ')}.`;
   return wrong(path[0] ?? '', field, message, allowed === undefined ? {} : { allowed });
 }
 
@@ -79,7 +89,8 @@ const unescapePointer = (text: string): string => text.replaceAll('~1', '/').rep
 
 /** Reads texts of a path or query by the schema's types; what cannot be read stays text and fails the check. */
 function readTexts(schema: TSchema, given: unknown): Record<string, unknown> {
-  const properties: Readonly<Record<string, unknown>> = 'properties' in schema && isRecord(schema.properties) ? schema.properties : {};
+  const properties: Readonly<Record<string, unknown>> =
+    'properties' in schema && isRecord(schema.properties) ? schema.properties : {};
   const out: Record<string, unknown> = {};
   if (!isRecord(given)) return out;
   for (const key of Object.keys(given)) out[key] = readText(properties[key], given[key]);
@@ -94,7 +105,8 @@ function readText(schema: unknown, value: unknown): unknown {
   }
   if (typeof value !== 'string') return value;
   if (type === 'integer') return /^-?\d{1,16}$/.test(value) ? Number(value) : value;
-  if (type === 'boolean') return value === 'true' || value === '1' ? true : value === 'false' || value === '0' ? false : value;
+  if (type === 'boolean')
+    return value === 'true' || value === '1' ? true : value === 'false' || value === '0' ? false : value;
   return value;
 }
 

@@ -22,7 +22,12 @@ export function preferredWait(header: string | string[] | undefined): number | n
 }
 
 /** Waits for a task, but never longer than the server lives. */
-export async function waitForTask(context: AppContext, request: FastifyRequest, id: TaskId, seconds: number): Promise<Task> {
+export async function waitForTask(
+  context: AppContext,
+  request: FastifyRequest,
+  id: TaskId,
+  seconds: number,
+): Promise<Task> {
   const caller = callerOf(request);
   const { closing, service } = context;
   if (closing.aborted || seconds === 0) return service.tasks.get(caller, id);
@@ -58,7 +63,9 @@ export async function settle(
     if (isActiveTask(task.state)) task = await waitForTask(context, request, task.id, seconds);
   }
   if (task.state === 'failed') {
-    throw task.error === null ? new CalotypeError('internal', undefined, { taskId: task.id }) : errorOfTask(task.error, task.id);
+    throw task.error === null
+      ? new CalotypeError('internal', undefined, { taskId: task.id })
+      : errorOfTask(task.error, task.id);
   }
   if (task.state === 'cancelled') throw new CalotypeError('cancelled', undefined, { taskId: task.id });
   const isDone = task.state === 'done';

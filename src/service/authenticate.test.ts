@@ -132,6 +132,22 @@ describe('what is remembered is dropped', () => {
     await fixture.authenticator.basic('ann', 'another password', here);
   });
 
+  test('by those who come after a change, even if one with the old password still waits', async () => {
+    const crowd = Array.from({ length: 12 }, (_, i) =>
+      errorOf(fixture.authenticator.basic(`user${i}`, 'password1', `203.0.113.${i}`)),
+    );
+    const early = fixture.authenticator.basic('ann', password, here);
+    // One turn of the catalog later the early one has read the old hash and waits for its check.
+    await fixture.users.get(fixture.operator, 'ann');
+    await fixture.catalog.db.updateTable('users').set({ password_hash: null }).where('id', '=', ann.userId).execute();
+    fixture.authenticator.forgetUser(ann.userId);
+    const late = expectError(fixture.authenticator.basic('ann', password, here), 'unauthenticated');
+    expect(await early).toMatchObject({ userName: 'ann' });
+    await late;
+    await Promise.all(crowd);
+    await expectError(fixture.authenticator.basic('ann', password, here), 'unauthenticated');
+  });
+
   test('when memberships change', async () => {
     await fixture.authenticator.basic('ann', password, here);
     await fixture.projects.setMember(fixture.operator, 'home', { user: 'ann', role: 'guest' });
@@ -164,6 +180,7 @@ describe('brute force', () => {
     await fixture.authenticator.basic('ann', password, elsewhere);
     // Success cleared the account.
     await expectError(fixture.authenticator.basic('ann', 'guess again', '203.0.113.10'), 'unauthenticated');
+    await expectError(fixture.authenticator.basic('ann', 'and again', '203.0.113.11'), 'unauthenticated');
   });
 
   test('with the same wrong password is slowed down as well', async () => {

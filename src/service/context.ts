@@ -1,7 +1,6 @@
 /** What every use case works with, put together once by `createService`. */
 import type { Catalog } from '../catalog/catalog.ts';
 import type { ExportId } from '../core/ids.ts';
-import type { TaskKind } from '../core/model.ts';
 import type { Engine, NbdTarget } from '../engine/engine.ts';
 import type { EventFeed } from './event-feed.ts';
 import type { ExportBook } from './export-book.ts';
@@ -61,4 +60,3 @@ export interface Context {
   readonly sizes: SizeBook;
 }
 
-export type { TaskKind };

@@ -88,9 +88,7 @@ export class EventFeed {
       return;
     }
     entry.pumping = true;
-    void this.#deliverAll(entry).finally(() => {
-      entry.pumping = false;
-    });
+    void this.#deliverAll(entry);
   }
 
   async #deliverAll(entry: Entry): Promise<void> {
@@ -107,6 +105,8 @@ export class EventFeed {
       }
     } catch (error) {
       this.#logger.warn({ err: error }, 'events could not be delivered');
+    } finally {
+      entry.pumping = false;
     }
   }
 

@@ -153,11 +153,15 @@ describe('guests', () => {
     await fixture.projects.setMember(fixture.operator, 'other', { user: 'gus', role: 'guest' });
     const inOther: Caller = { ...guest, projectId: foreign.projectId, projectName: 'other' };
     await fixture.grants.create(foreign, { user: 'gus', objectKind: 'drive', objectId: drive, access: 'rw' });
+    const snapshot = await fixture.addSnapshot(foreign, [drive]);
     const there: ProtectedObject = { projectId: foreign.projectId, kind: 'drive', id: drive };
     expect(await rightsOf(inOther, there)).toBe('rw');
     expect(await rightsOf(guest, there)).toBe('none');
     // Not even when the object is said to be here.
     expect(await rightsOf(guest, object('drive', drive))).toBe('none');
+    expect(await rightsOf(guest, object('snapshot', snapshot.id))).toBe('none');
+    expect(await rightsOf(guest, object('driveSnapshot', snapshot.parts[0] ?? ''))).toBe('none');
+    expect(await rightsOf(inOther, { ...there, kind: 'snapshot', id: snapshot.id })).toBe('rw');
     expect((await visible(guest)).drive).toEqual([]);
     expect((await visible(inOther)).drive).toEqual([drive]);
   });

@@ -84,8 +84,7 @@ export class TaskRunner {
       cancellable: handler.cancellable,
       pausable: handler.pausable,
       run: (task, json) => handler.run(task, parse(json)),
-      abandon: async (tx, task, json, error, cancelled) =>
-        handler.abandon?.(tx, task, parse(json), error, cancelled),
+      abandon: async (tx, task, json, error, cancelled) => handler.abandon?.(tx, task, parse(json), error, cancelled),
       after: async (task, json) => handler.after?.(task, parse(json)),
     });
   }
@@ -233,7 +232,8 @@ export class TaskRunner {
   async #fail(task: ActiveTask, handler: AnyHandler, error: unknown): Promise<EndState> {
     const cancelled = task.signal.aborted;
     const stored = cancelled ? toStoredError(new CalotypeError('cancelled')) : toStoredError(error);
-    if (stored.code === 'internal') this.#logger.error({ err: error, taskId: task.row.id, kind: task.kind }, 'task failed');
+    if (stored.code === 'internal')
+      this.#logger.error({ err: error, taskId: task.row.id, kind: task.kind }, 'task failed');
     const state = cancelled ? 'cancelled' : 'failed';
     const json = JSON.stringify(stored);
     let ended = false;

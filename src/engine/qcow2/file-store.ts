@@ -82,10 +82,11 @@ export class FileStore {
     );
   }
 
-  async exists(id: number): Promise<boolean> {
+  /** When its data was last written, ms; 0 when it is not there. */
+  async modifiedMs(id: number): Promise<number> {
     return stat(this.pathOf(id)).then(
-      () => true,
-      () => false,
+      (found) => found.mtimeMs,
+      () => 0,
     );
   }
 

@@ -1,0 +1,57 @@
+/** `calotype grant …`: access of one user to one drive or snapshot. */
+import type { Command } from 'commander';
+import { Argument } from 'commander';
+import type { Grant } from '../api-types.ts';
+import type { Context } from '../context.ts';
+import { usageError } from '../errors.ts';
+import { resolveDrive, resolveGrant, resolveSnapshot, resolveUser } from '../resolve.ts';
+import type { Column } from '../table.ts';
+import { addIdempotencyOption, addListOptions, ageColumn, type CreateOptions, idColumn, type ListOptions, remove } from './common.ts';
+
+interface SubjectOptions {
+  readonly drive?: string;
+  readonly snapshot?: string;
+}
+
+export function register(noun: Command, ctx: Context): void {
+  addIdempotencyOption(noun.command('create').description('grant a user access to one object').argument('<user>'))
+    .addArgument(new Argument('<access>', 'ro or rw').choices(['ro', 'rw']))
+    .option('--drive <drive>', 'to this drive')
+    .option('--snapshot <snapshot>', 'to this snapshot')
+    .action(async (userText: string, access: string, options: CreateOptions & SubjectOptions) => {
+      if ((options.drive === undefined) === (options.snapshot === undefined)) throw usageError('Name either a --drive or a --snapshot.');
+      const user = await resolveUser(ctx, userText);
+      const subject =
+        options.drive === undefined
+          ? { snapshotId: (await resolveSnapshot(ctx, options.snapshot ?? '')).id }
+          : { driveId: (await resolveDrive(ctx, options.drive)).id };
+      const body = { userId: user.id, ...subject, access };
+      const { body: grant } = await ctx.client.request<Grant>('POST', '/grants', { body, idempotencyKey: options.idempotencyKey });
+      if (ctx.json) await ctx.printJson(grant);
+      else await ctx.print(`Granted ${user.name} ${access} on ${grant.objectKind} ${grant.objectId} (grant ${grant.id}).\n`);
+    });
+
+  addListOptions(noun.command('list').description('list grants'))
+    .action(async (options: ListOptions) => {
+      await ctx.printList(ctx.client.pages<Grant>('/grants', {}, options.limit), columnsOf(ctx), 'No grants.');
+    });
+
+  noun
+    .command('delete')
+    .description('take a grant back')
+    .argument('<grant>', 'id or beginning of an id')
+    .action(async (text: string) => {
+      const grant = await resolveGrant(ctx, text);
+      await remove(ctx, `/grants/${grant.id}`, `Deleted grant ${grant.id}.`);
+    });
+}
+
+function columnsOf(ctx: Context): readonly Column<Grant>[] {
+  return [
+    idColumn,
+    { title: 'USER', value: (grant) => grant.userId },
+    { title: 'ACCESS', value: (grant) => grant.access },
+    { title: 'OBJECT', value: (grant) => `${grant.objectKind} ${grant.objectId}` },
+    ageColumn(ctx),
+  ];
+}

@@ -1,0 +1,203 @@
+/**
+ * The main listener: Fastify with our validation, serialisation, errors and headers, and the routes of API v1. Whatever leaves, leaves in
+ * our shape. Makes no decision of its own about drives and snapshots: it calls the service.
+ */
+import { randomBytes } from 'node:crypto';
+import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
+import { createServer as createTlsServer } from 'node:https';
+import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
+import Fastify, { type FastifyBaseLogger, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
+import type { Logger } from 'pino';
+import { CalotypeError } from '../core/errors.ts';
+import { authenticate } from './authentication.ts';
+import type { App, AppContext, AppOptions } from './context.ts';
+import { addJsonParser, maxJsonBytes } from './json-body.ts';
+import { Metrics } from './metrics.ts';
+import { answerParserError, pathOf, sendProblem } from './problem.ts';
+import { driveRoutes } from './routes/drives.ts';
+import { eventRoutes } from './routes/events.ts';
+import { exportRoutes } from './routes/exports.ts';
+import { grantRoutes } from './routes/grants.ts';
+import { projectRoutes } from './routes/projects.ts';
+import { snapshotRoutes } from './routes/snapshots.ts';
+import { publicRoutes, systemRoutes } from './routes/system.ts';
+import { taskRoutes } from './routes/tasks.ts';
+import { tokenRoutes } from './routes/tokens.ts';
+import { userRoutes } from './routes/users.ts';
+import { sharedSchemas } from './schemas.ts';
+import { EventStreams } from './sse.ts';
+import { compileValidator } from './validation.ts';
+
+export interface BuiltApp {
+  readonly app: App;
+  /** Begins the end: long waits and streams finish, new requests are refused. Call before `app.close()`. */
+  readonly beginClosing: () => void;
+}
+
+export interface BuildHooks {
+  /** Called before any route is added; the OpenAPI generator comes in here. */
+  readonly beforeRoutes?: (app: App) => Promise<void>;
+  readonly streams?: EventStreams;
+}
+
+export async function buildApp(options: AppOptions, logger: Logger, hooks: BuildHooks = {}): Promise<BuiltApp> {
+  const closing = new AbortController();
+  const streams = hooks.streams ?? new EventStreams();
+  const context: AppContext = {
+    ...options,
+    closing: closing.signal,
+    streams,
+    metrics: new Metrics({
+      version: options.facts.version,
+      inventory: options.inventory,
+      streamCount: () => streams.size,
+    }),
+  };
+  const loggerInstance: FastifyBaseLogger = logger;
+  const app: App = Fastify({
+    loggerInstance,
+    // One child logger per request would cost more than the request; lines carry the request id instead.
+    childLoggerFactory: () => loggerInstance,
+    logController: new LogController({ disableRequestLogging: true }),
+    genReqId: requestIdFrom,
+    requestIdHeader: false,
+    bodyLimit: maxJsonBytes,
+    trustProxy: options.trustedProxies.length === 0 ? false : [...options.trustedProxies],
+    // Requests that still come in over open connections are answered by us, below.
+    return503OnClosing: false,
+    forceCloseConnections: 'idle',
+    routerOptions: { maxParamLength: 2048 },
+    clientErrorHandler: answerParserError,
+    frameworkErrors: (error, request, reply) => {
+      reply.header('x-request-id', request.id);
+      sendProblem(error, request, reply);
+    },
+    serverFactory: (handler) => makeServer(handler, options.tls),
+  }).withTypeProvider<TypeBoxTypeProvider>();
+
+  app.setValidatorCompiler(compileValidator);
+  app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
+  app.decorateRequest('knownCaller', null);
+  for (const schema of sharedSchemas) app.addSchema(schema);
+  addJsonParser(app);
+
+  app.addHook('onRequest', (request, reply, done) => {
+    reply.header('x-request-id', request.id);
+    reply.header('x-content-type-options', 'nosniff');
+    reply.header('cache-control', 'no-store');
+    reply.header('content-security-policy', "default-src 'none'; frame-ancestors 'none'");
+    reply.header('referrer-policy', 'no-referrer');
+    if (options.tls !== undefined) reply.header('strict-transport-security', 'max-age=31536000');
+    if (closing.signal.aborted) done(new CalotypeError('shutting_down'));
+    else done();
+  });
+  app.addHook('onResponse', (request, reply, done) => {
+    const { method, routeOptions } = request;
+    context.metrics.observe(method, routeOptions.url ?? 'unknown', reply.statusCode, reply.elapsedTime / 1000);
+    logAnswer(logger, request, reply);
+    done();
+  });
+  const allowed = trackMethods(app);
+  app.setNotFoundHandler((request, reply) => {
+    const methods = allowed(pathOf(request.url));
+    if (methods === null)
+      return sendProblem(
+        new CalotypeError('route_not_found', `There is no ${pathOf(request.url)} here.`),
+        request,
+        reply,
+      );
+    reply.header('allow', methods.join(', '));
+    const error = new CalotypeError('method_not_allowed', `${pathOf(request.url)} takes ${methods.join(', ')}.`, {
+      allowed: methods,
+    });
+    return sendProblem(error, request, reply);
+  });
+
+  await hooks.beforeRoutes?.(app);
+  await app.register(async (scope: App) => publicRoutes(scope, context));
+  await app.register(async (scope: App) => {
+    scope.addHook('onRequest', async (request) => {
+      request.knownCaller = await authenticate(request, options.authenticator);
+    });
+    systemRoutes(scope, context);
+    driveRoutes(scope, context);
+    snapshotRoutes(scope, context);
+    exportRoutes(scope, context);
+    taskRoutes(scope, context);
+    eventRoutes(scope, context);
+    projectRoutes(scope, context);
+    userRoutes(scope, context);
+    tokenRoutes(scope, context);
+    grantRoutes(scope, context);
+  });
+
+  const beginClosing = (): void => {
+    closing.abort();
+    streams.close();
+  };
+  app.addHook('preClose', async () => beginClosing());
+  return { app, beginClosing };
+}
+
+function makeServer(handler: RequestListener, tls: AppOptions['tls']): Server {
+  const server: Server =
+    tls === undefined ? createServer(handler) : createTlsServer({ ...tls, minVersion: 'TLSv1.2' }, handler);
+  // Uploads may take hours; slow headers may not.
+  server.requestTimeout = 0;
+  server.headersTimeout = 30_000;
+  server.keepAliveTimeout = 75_000;
+  server.on('checkExpectation', (request, response) => {
+    // RFC 9110 lets a server ignore what it does not know.
+    delete request.headers.expect;
+    server.emit('request', request, response);
+  });
+  return server;
+}
+
+const idPrefix = randomBytes(6).toString('hex');
+let idCount = 0;
+
+/** The caller's own id if it is harmless, else one of ours. */
+function requestIdFrom(request: IncomingMessage | { headers: IncomingMessage['headers'] }): string {
+  const given = request.headers['x-request-id'];
+  if (typeof given === 'string' && /^[\x21-\x7e]{1,128}$/.test(given)) return given;
+  idCount++;
+  return `${idPrefix}-${idCount.toString(36)}`;
+}
+
+function logAnswer(logger: Logger, request: FastifyRequest, reply: FastifyReply): void {
+  const status = reply.statusCode;
+  const level = status >= 500 && status !== 503 && status !== 507 ? 'warn' : 'debug';
+  if (!logger.isLevelEnabled(level)) return;
+  logger[level](
+    {
+      requestId: request.id,
+      method: request.method,
+      path: pathOf(request.url),
+      status,
+      ms: Math.round(reply.elapsedTime * 10) / 10,
+      address: request.ip,
+      user: request.knownCaller?.userName,
+    },
+    'answered',
+  );
+}
+
+/** Collects the routes as they are added; tells which methods an address takes, or null for an address that is none. */
+function trackMethods(app: App): (path: string) => string[] | null {
+  const routes = new Map<string, { pattern: RegExp; methods: Set<string> }>();
+  app.addHook('onRoute', ({ url, method }) => {
+    const known = routes.get(url) ?? {
+      pattern: new RegExp(`^${url.replace(/[.*+?^${}()|[\]\\]/g, '\\$&').replace(/:[A-Za-z]+/g, '[^/]+')}$`),
+      methods: new Set<string>(),
+    };
+    routes.set(url, known);
+    for (const each of Array.isArray(method) ? method : [method]) known.methods.add(each);
+  });
+  return (path) => {
+    const methods = [...routes.values()]
+      .filter(({ pattern }) => pattern.test(path))
+      .flatMap((route) => [...route.methods]);
+    return methods.length === 0 ? null : [...new Set(methods)].sort();
+  };
+}

@@ -1,0 +1,120 @@
+/**
+ * Metrics in Prometheus' format. prom-client is loaded at the first scrape, not at start-up; what happens before is kept aside.
+ * Gauges of the catalog are read when scraped, at most every ten seconds.
+ */
+import type { Histogram, Registry } from 'prom-client';
+
+/** Counts that only the catalog and the engine know. */
+export interface Inventory {
+  /** Objects by kind (drives, snapshots, tasks) and state. */
+  counts(): Promise<readonly { kind: 'drives' | 'snapshots' | 'tasks'; state: string; count: number }[]>;
+  space(): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
+}
+
+interface Observation {
+  readonly method: string;
+  readonly route: string;
+  readonly status: number;
+  readonly seconds: number;
+}
+
+const maxKept = 50_000;
+const inventoryAgeMs = 10_000;
+
+export class Metrics {
+  readonly #version: string;
+  readonly #inventory: Inventory;
+  readonly #streamCount: () => number;
+  #kept: Observation[] = [];
+  #loaded: Promise<Registry> | undefined;
+  #histogram: Histogram | undefined;
+  #inventoryAt = Number.NEGATIVE_INFINITY;
+
+  constructor(options: { version: string; inventory: Inventory; streamCount: () => number }) {
+    this.#version = options.version;
+    this.#inventory = options.inventory;
+    this.#streamCount = options.streamCount;
+  }
+
+  /** One answered request. `route` is its pattern, never its address. */
+  observe(method: string, route: string, status: number, seconds: number): void {
+    if (this.#histogram !== undefined) this.#histogram.observe({ method, route, status }, seconds);
+    else if (this.#kept.length < maxKept) this.#kept.push({ method, route, status, seconds });
+  }
+
+  async collect(): Promise<{ text: string; contentType: string }> {
+    this.#loaded ??= this.#load();
+    const registry = await this.#loaded;
+    return { text: await registry.metrics(), contentType: registry.contentType };
+  }
+
+  async #load(): Promise<Registry> {
+    const {
+      collectDefaultMetrics,
+      Gauge,
+      Histogram: HistogramClass,
+      Registry: RegistryClass,
+    } = await import('prom-client');
+    const registry = new RegistryClass();
+    const registers = [registry];
+    // Process, memory, garbage collection and event-loop lag.
+    collectDefaultMetrics({ register: registry });
+    const histogram = new HistogramClass({
+      name: 'calotype_http_request_seconds',
+      help: 'Time to answer HTTP requests, by route',
+      labelNames: ['method', 'route', 'status'],
+      buckets: [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10, 60],
+      registers,
+    });
+    const build = new Gauge({
+      name: 'calotype_build_info',
+      help: 'Version',
+      labelNames: ['version', 'node'],
+      registers,
+    });
+    build.set({ version: this.#version, node: process.versions.node }, 1);
+    const objects = new Gauge({
+      name: 'calotype_objects',
+      help: 'Drives, snapshots and tasks by state',
+      labelNames: ['kind', 'state'],
+      registers,
+    });
+    const bytes = new Gauge({
+      name: 'calotype_space_bytes',
+      help: 'Space where drives live',
+      labelNames: ['kind'],
+      registers,
+    });
+    const low = new Gauge({ name: 'calotype_space_low', help: '1 while creates are refused', registers });
+    const streams = this.#streamCount;
+    new Gauge({
+      name: 'calotype_event_streams',
+      help: 'Clients that follow events',
+      registers,
+      collect() {
+        this.set(streams());
+      },
+    });
+    const refresh = async (): Promise<void> => {
+      if (performance.now() - this.#inventoryAt < inventoryAgeMs) return;
+      this.#inventoryAt = performance.now();
+      const [counts, space] = await Promise.all([this.#inventory.counts(), this.#inventory.space()]);
+      objects.reset();
+      for (const { kind, state, count } of counts) objects.set({ kind, state }, count);
+      bytes.set({ kind: 'free' }, space.freeBytes);
+      bytes.set({ kind: 'total' }, space.totalBytes);
+      bytes.set({ kind: 'reserve' }, space.reserveBytes);
+      low.set(space.low ? 1 : 0);
+    };
+    // Metrics are collected in parallel, so one that comes first would be too early for the rest: refreshed before.
+    const metrics = registry.metrics.bind(registry);
+    registry.metrics = async () => {
+      await refresh();
+      return metrics();
+    };
+    for (const { method, route, status, seconds } of this.#kept) histogram.observe({ method, route, status }, seconds);
+    this.#kept = [];
+    this.#histogram = histogram;
+    return registry;
+  }
+}

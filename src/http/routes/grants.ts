@@ -1,0 +1,120 @@
+/** Grants: what a guest of a project may see or change. */
+import Type from 'typebox';
+import { CalotypeError } from '../../core/errors.ts';
+import type { DriveId, SnapshotId } from '../../core/ids.ts';
+import { isoFromUs } from '../../core/time.ts';
+import type { Grant } from '../../service/grants.ts';
+import { callerOf } from '../authentication.ts';
+import { type App, type AppContext, describe } from '../context.ts';
+import { presentPage } from '../presenters.ts';
+import { pageFields, pageRequest, strict } from '../requests.ts';
+import { type GrantBody, grantRef, noContent, oneOf, pageOf, uuid } from '../schemas.ts';
+
+const params = Type.Object({ grantId: Type.String() });
+const userField = Type.String({ minLength: 1, maxLength: 255, description: 'id, name or e-mail address' });
+const accessField = oneOf(['ro', 'rw']);
+
+const presentGrant = (grant: Grant): GrantBody => ({
+  id: grant.id,
+  projectId: grant.projectId,
+  userId: grant.userId,
+  objectKind: grant.objectKind,
+  objectId: grant.objectId,
+  access: grant.access,
+  createdAt: isoFromUs(grant.createdAt),
+});
+
+export function grantRoutes(app: App, context: AppContext): void {
+  const { grants } = context.accounts;
+
+  app.get(
+    '/v1/grants',
+    {
+      schema: {
+        ...describe('listGrants', 'grants', 'List grants of the project; your own unless you are its admin'),
+        querystring: strict({
+          user: Type.Optional(userField),
+          objectId: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
+          ...pageFields,
+        }),
+        response: { 200: pageOf<GrantBody>('Grant') },
+      },
+      config: { notes: { errors: ['invalid_cursor'] } },
+    },
+    async (request) => {
+      const { user, objectId, ...page } = request.query;
+      return presentPage(await grants.list(callerOf(request), { user, objectId }, pageRequest(page)), presentGrant);
+    },
+  );
+
+  app.post(
+    '/v1/grants',
+    {
+      schema: {
+        ...describe('createGrant', 'grants', 'Give a member of the project access to a drive or snapshot (admins)'),
+        body: strict({
+          user: userField,
+          driveId: Type.Optional(uuid<DriveId>()),
+          snapshotId: Type.Optional(uuid<SnapshotId>()),
+          access: accessField,
+        }),
+        response: { 201: grantRef },
+      },
+      config: { notes: { errors: ['not_found', 'forbidden'] } },
+    },
+    async (request, reply) => {
+      const { driveId, snapshotId, user, access } = request.body;
+      const objectId = driveId ?? snapshotId;
+      if (objectId === undefined || (driveId !== undefined && snapshotId !== undefined)) {
+        throw new CalotypeError('invalid_request', 'Give either driveId or snapshotId.', { field: 'driveId' });
+      }
+      const grant = await grants.create(callerOf(request), {
+        user,
+        access,
+        objectKind: driveId === undefined ? 'snapshot' : 'drive',
+        objectId,
+      });
+      reply.code(201).header('location', `/v1/grants/${grant.id}`);
+      return presentGrant(grant);
+    },
+  );
+
+  app.get(
+    '/v1/grants/:grantId',
+    {
+      schema: { ...describe('getGrant', 'grants', 'Get a grant'), params, response: { 200: grantRef } },
+      config: { notes: { errors: ['not_found'] } },
+    },
+    async (request) => presentGrant(await grants.get(callerOf(request), request.params.grantId)),
+  );
+
+  app.patch(
+    '/v1/grants/:grantId',
+    {
+      schema: {
+        ...describe('updateGrant', 'grants', 'Change a grant (admins)'),
+        params,
+        body: strict({ access: accessField }),
+        response: { 200: grantRef },
+      },
+      config: { notes: { errors: ['not_found', 'forbidden'] } },
+    },
+    async (request) => presentGrant(await grants.update(callerOf(request), request.params.grantId, request.body)),
+  );
+
+  app.delete(
+    '/v1/grants/:grantId',
+    {
+      schema: {
+        ...describe('deleteGrant', 'grants', 'Take a grant back (admins)'),
+        params,
+        response: { 204: noContent },
+      },
+      config: { notes: { errors: ['not_found', 'forbidden'] } },
+    },
+    async (request, reply) => {
+      await grants.delete(callerOf(request), request.params.grantId);
+      return reply.code(204).send(null);
+    },
+  );
+}

@@ -1,0 +1,106 @@
+/** Finds what a request names, for a caller who may read or change it, in a state that allows what is asked. */
+import type { Db } from '../catalog/catalog.ts';
+import { type DriveRecord, findDrive, findDriveRow } from '../catalog/drives.ts';
+import type { DriveRow, DriveSnapshotRow, SnapshotRow } from '../catalog/schema.ts';
+import { findPart, findSnapshot, findSnapshotRow, type SnapshotRecord } from '../catalog/snapshots.ts';
+import { CalotypeError, notFound } from '../core/errors.ts';
+import type { DriveId, DriveSnapshotId, ProjectId, SnapshotId } from '../core/ids.ts';
+import type { Caller } from './caller.ts';
+import type { Context } from './context.ts';
+import { type Action, assertReadable, assertWritable, type ProtectedKind } from './rights.ts';
+
+async function assertMay(
+  db: Db,
+  caller: Caller,
+  action: Action,
+  kind: ProtectedKind,
+  id: string,
+  projectId: ProjectId | undefined,
+): Promise<void> {
+  const object = projectId === undefined ? undefined : { projectId, kind, id };
+  const asked = { kind: kind === 'driveSnapshot' ? 'drive snapshot' : kind, id };
+  if (action === 'read') await assertReadable(caller, object, db, asked);
+  else await assertWritable(caller, object, db, asked);
+}
+
+/** A drive as it is shown. One that is only kept for its snapshots is not found. */
+export async function readableDrive(db: Db, caller: Caller, id: DriveId): Promise<DriveRecord> {
+  const row = await findDrive(db, id);
+  await assertMay(db, caller, 'read', 'drive', id, row?.state === 'deleted' ? undefined : row?.project_id);
+  if (row === undefined) throw notFound('drive', id);
+  return row;
+}
+
+/** The row of a drive. With `hidden`, also one that is only kept for its snapshots. */
+export async function driveRow(
+  db: Db,
+  caller: Caller,
+  action: Action,
+  id: DriveId,
+  options: { hidden?: boolean } = {},
+): Promise<DriveRow> {
+  const row = await findDriveRow(db, id);
+  const there = row?.state === 'deleted' && options.hidden !== true ? undefined : row;
+  await assertMay(db, caller, action, 'drive', id, there?.project_id);
+  if (there === undefined) throw notFound('drive', id);
+  return there;
+}
+
+/** @throws drive_not_ready, which names the task that the drive's state comes from */
+export function assertDriveReady(context: Context, drive: DriveRow): void {
+  if (drive.state === 'available') return;
+  const [holder] = context.runner.queueOf(drive.id);
+  throw new CalotypeError('drive_not_ready', `The drive ${drive.name} is ${drive.state}.`, {
+    driveId: drive.id,
+    state: drive.state,
+    ...(holder === undefined ? {} : { taskId: holder.row.id }),
+  });
+}
+
+export async function readableSnapshot(db: Db, caller: Caller, id: SnapshotId): Promise<SnapshotRecord> {
+  const row = await findSnapshot(db, id);
+  await assertMay(db, caller, 'read', 'snapshot', id, row?.project_id);
+  if (row === undefined) throw notFound('snapshot', id);
+  return row;
+}
+
+export async function snapshotRow(db: Db, caller: Caller, action: Action, id: SnapshotId): Promise<SnapshotRow> {
+  const row = await findSnapshotRow(db, id);
+  await assertMay(db, caller, action, 'snapshot', id, row?.project_id);
+  if (row === undefined) throw notFound('snapshot', id);
+  return row;
+}
+
+/** A part, with the snapshot it belongs to. */
+export async function partRow(
+  db: Db,
+  caller: Caller,
+  action: Action,
+  id: DriveSnapshotId,
+): Promise<{ part: DriveSnapshotRow; snapshot: SnapshotRow }> {
+  const part = await findPart(db, id);
+  const snapshot = part === undefined ? undefined : await findSnapshotRow(db, part.snapshot_id);
+  await assertMay(db, caller, action, 'driveSnapshot', id, snapshot?.project_id);
+  if (part === undefined || snapshot === undefined) throw notFound('drive snapshot', id);
+  return { part, snapshot };
+}
+
+/** @throws snapshot_not_ready */
+export function assertSnapshotReady(context: Context, snapshot: SnapshotRow): void {
+  if (snapshot.state === 'available') return;
+  let holder: string | undefined;
+  for (const task of context.runner.active()) if (task.row.object_id === snapshot.id) holder ??= task.row.id;
+  throw new CalotypeError('snapshot_not_ready', `The snapshot ${snapshot.name} is ${snapshot.state}.`, {
+    snapshotId: snapshot.id,
+    state: snapshot.state,
+    ...(holder === undefined ? {} : { taskId: holder }),
+  });
+}
+
+/** Whom a task of this caller belongs to. */
+export function ownerOf(
+  caller: Caller,
+  projectId: ProjectId,
+): { projectId: ProjectId; userId: Caller['userId']; via: string } {
+  return { projectId, userId: caller.userId, via: caller.via };
+}

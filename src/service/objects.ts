@@ -1,0 +1,91 @@
+/** Catalog rows as objects of the model. */
+import type { DriveRecord } from '../catalog/drives.ts';
+import type { EventRow } from '../catalog/schema.ts';
+import type { SnapshotRecord } from '../catalog/snapshots.ts';
+import type { DriveSnapshotId } from '../core/ids.ts';
+import type { CatalogEvent, Drive, DriveSnapshot, Meta, Snapshot } from '../core/model.ts';
+import { parseStoredError } from './task-view.ts';
+
+const noMeta: Meta = {};
+const noSizes: ReadonlyMap<DriveSnapshotId, number> = new Map();
+
+function parseMeta(json: string): Meta {
+  return json === '{}' ? noMeta : JSON.parse(json);
+}
+
+export function toDrive(row: DriveRecord): Drive {
+  return {
+    id: row.id,
+    number: row.number,
+    projectId: row.project_id,
+    name: row.name,
+    description: row.description,
+    sizeBytes: row.size_bytes,
+    state: row.state,
+    meta: parseMeta(row.meta_json),
+    tags: row.tags,
+    error: parseStoredError(row.error_json),
+    basedOn: row.based_on,
+    sourceId: row.source_id,
+    snapshotCount: row.snapshot_count,
+    exported: row.export_count > 0,
+    createdAt: row.created_at,
+    updatedAt: row.updated_at,
+    version: row.version,
+  };
+}
+
+/** `fresh` outranks the sizes stored with the parts. */
+export function toSnapshot(row: SnapshotRecord, fresh: ReadonlyMap<DriveSnapshotId, number> = noSizes): Snapshot {
+  let total: number | null = 0;
+  const parts: DriveSnapshot[] = [];
+  for (const part of row.parts) {
+    const sizeBytes = fresh.get(part.id) ?? part.changed_bytes;
+    total = total === null || sizeBytes === null ? null : total + sizeBytes;
+    parts.push({
+      id: part.id,
+      number: part.number,
+      snapshotId: part.snapshot_id,
+      driveId: part.drive_id,
+      driveName: part.drive_name,
+      parentId: part.parent_id,
+      virtualBytes: part.size_bytes,
+      sizeBytes,
+      current: part.drive_based_on === part.id,
+    });
+  }
+  return {
+    id: row.id,
+    number: row.number,
+    projectId: row.project_id,
+    name: row.name,
+    description: row.description,
+    state: row.state,
+    meta: parseMeta(row.meta_json),
+    tags: row.tags,
+    error: parseStoredError(row.error_json),
+    origin: row.origin,
+    consistency: row.consistency,
+    complete: row.complete === 1,
+    parts,
+    sizeBytes: total,
+    createdBy: row.created_by,
+    createdAt: row.created_at,
+    updatedAt: row.updated_at,
+    version: row.version,
+  };
+}
+
+export function toEvent(row: EventRow): CatalogEvent {
+  return {
+    seq: row.seq,
+    at: row.at,
+    projectId: row.project_id,
+    userId: row.user_id,
+    via: row.via,
+    kind: row.kind,
+    objectKind: row.object_kind,
+    objectId: row.object_id,
+    detail: JSON.parse(row.detail_json),
+  };
+}
