@@ -202,6 +202,7 @@ export interface Member {
   readonly projectId: string;
   readonly userId: string;
   readonly userName: string;
+  readonly email: string | null;
   readonly role: string;
 }
 
@@ -246,7 +247,12 @@ export interface ServerInfo {
   readonly version: string;
   readonly engine: unknown;
   readonly capabilities: unknown;
-  readonly caller?: { readonly userId?: string; readonly userName?: string; readonly projectName?: string; readonly role?: string };
+  readonly caller?: {
+    readonly userId?: string;
+    readonly userName?: string;
+    readonly projectName?: string;
+    readonly role?: string;
+  };
 }
 
 /** `<data>/access.json`. */

@@ -3,8 +3,8 @@
  * no time limit on long answers. A request that may safely be repeated is repeated when its connection is lost.
  */
 import { randomUUID } from 'node:crypto';
-import * as http from 'node:http';
-import * as https from 'node:https';
+import type * as http from 'node:http';
+import type * as https from 'node:https';
 import type { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -14,7 +14,7 @@ import { CliError, InterruptedError, problemError, usageError } from './errors.t
 import { exitCodes } from './exit-codes.ts';
 import { cliVersion } from './version.ts';
 
-type QueryValue = string | number | boolean | undefined;
+type QueryValue = string | number | boolean | readonly string[] | undefined;
 export type Query = Readonly<Record<string, QueryValue>>;
 
 export interface Upload {
@@ -32,6 +32,10 @@ interface RequestOptions {
   readonly headers?: Readonly<Record<string, string>>;
   /** Of a POST; a fresh one is made when there is none. */
   readonly idempotencyKey?: string | undefined;
+  /** Not repeated after a lost connection: the server keeps no idempotency key for it. */
+  readonly once?: boolean;
+  /** An error status is an answer as any other. */
+  readonly anyStatus?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -44,7 +48,15 @@ export interface Answer<T> {
 }
 
 const lostConnection = new Set(['ECONNRESET', 'EPIPE', 'ECONNABORTED', 'ERR_STREAM_PREMATURE_CLOSE']);
-const unreachable = new Set(['ECONNREFUSED', 'ENOTFOUND', 'EAI_AGAIN', 'EHOSTUNREACH', 'ENETUNREACH', 'ETIMEDOUT', 'EADDRNOTAVAIL']);
+const unreachable = new Set([
+  'ECONNREFUSED',
+  'ENOTFOUND',
+  'EAI_AGAIN',
+  'EHOSTUNREACH',
+  'ENETUNREACH',
+  'ETIMEDOUT',
+  'EADDRNOTAVAIL',
+]);
 const retryPausesMs = [250, 1000, 3000];
 const quietLimitMs = 150_000;
 const inProgressLimitMs = 60_000;
@@ -53,7 +65,7 @@ export class Client {
   readonly connection: Connection;
   private readonly interrupted: AbortSignal;
   private readonly agent: http.Agent;
-  private readonly isTls: boolean;
+  private readonly begin: (url: URL, options: https.RequestOptions) => http.ClientRequest;
 
   constructor(connection: Connection, interrupted: AbortSignal) {
     if (connection.project !== null && !/^[\x20-\x7e]+$/.test(connection.project)) {
@@ -61,10 +73,16 @@ export class Client {
     }
     this.connection = connection;
     this.interrupted = interrupted;
-    this.isTls = connection.baseUrl.protocol === 'https:';
-    this.agent = this.isTls
-      ? new https.Agent({ keepAlive: true, ...(connection.ca === null ? {} : { ca: connection.ca }) })
-      : new http.Agent({ keepAlive: true });
+    if (connection.baseUrl.protocol === 'https:') {
+      const https = process.getBuiltinModule('node:https');
+      this.agent = new https.Agent({ keepAlive: true, ...(connection.ca === null ? {} : { ca: connection.ca }) });
+      this.begin = https.request;
+    } else {
+      // An import statement would evaluate every export, and with `WebSocket` load all of undici: 35 ms at each start.
+      const plainHttp = process.getBuiltinModule('node:http');
+      this.agent = new plainHttp.Agent({ keepAlive: true });
+      this.begin = plainHttp.request;
+    }
   }
 
   close(): void {
@@ -98,7 +116,7 @@ export class Client {
     const headers: Record<string, string> = { ...options.headers };
     // On DELETE too: it makes a task, and a repeated one must find the first.
     if (method === 'POST' || method === 'DELETE') headers['idempotency-key'] = options.idempotencyKey ?? randomUUID();
-    const mayRepeat = options.upload?.repeatable ?? true;
+    const mayRepeat = (options.upload?.repeatable ?? true) && options.once !== true;
     const startedAt = performance.now();
     let lost = 0;
     for (;;) {
@@ -138,7 +156,9 @@ export class Client {
       try {
         const response = await this.send('GET', path, options, true);
         const status = response.statusCode ?? 0;
-        if (status >= 400) throw problemError(parseProblem(status, await readText(response), response));
+        if (status >= 400 && options.anyStatus !== true) {
+          throw problemError(parseProblem(status, await readText(response), response));
+        }
         return response;
       } catch (error) {
         if (this.interrupted.aborted) throw new InterruptedError();
@@ -156,7 +176,8 @@ export class Client {
     const tlsRemedy = 'If it is your own certificate, give it with --cacert FILE or CALOTYPE_CACERT.';
     if (unreachable.has(code)) {
       return new CliError(exitCodes.unreachable, 'unreachable', `No server answers at ${where} (${code}).`, {
-        remedy: 'Start it (calotype serve --data DIR, or npm start), or say where it is: --data DIR, --url, CALOTYPE_URL.',
+        remedy:
+          'Start it (calotype serve --data DIR, or npm start), or say where it is: --data DIR, --url, CALOTYPE_URL.',
         cause: error,
       });
     }
@@ -174,10 +195,15 @@ export class Client {
       });
     }
     if (code.startsWith('HPE_')) {
-      return new CliError(exitCodes.unreachable, 'not_http', `What answers at ${where} does not speak HTTP (${code}).`, {
-        remedy: 'Check the address; with TLS it begins with https://.',
-        cause: error,
-      });
+      return new CliError(
+        exitCodes.unreachable,
+        'not_http',
+        `What answers at ${where} does not speak HTTP (${code}).`,
+        {
+          remedy: 'Check the address; with TLS it begins with https://.',
+          cause: error,
+        },
+      );
     }
     return error;
   }
@@ -197,7 +223,8 @@ export class Client {
     // Health and metrics lie beside /v1, not below it.
     url.pathname = path.startsWith('../') ? url.pathname.replace(/v1$/, path.slice(3)) : `${url.pathname}${path}`;
     for (const [key, value] of Object.entries(options.query ?? {})) {
-      if (value !== undefined) url.searchParams.set(key, String(value));
+      if (value === undefined) continue;
+      for (const each of Array.isArray(value) ? value : [value]) url.searchParams.append(key, String(each));
     }
     const json = options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body));
     const headers: Record<string, string> = {
@@ -210,13 +237,17 @@ export class Client {
       ...(options.upload?.length === undefined ? {} : { 'content-length': String(options.upload.length) }),
       ...options.headers,
     };
-    const signal = options.signal === undefined ? this.interrupted : AbortSignal.any([this.interrupted, options.signal]);
+    const signal =
+      options.signal === undefined ? this.interrupted : AbortSignal.any([this.interrupted, options.signal]);
 
     const { promise, resolve, reject } = Promise.withResolvers<http.IncomingMessage>();
-    const request = (this.isTls ? https : http).request(url, { method, headers, agent: this.agent, signal }, resolve);
+    const request = this.begin(url, { method, headers, agent: this.agent, signal });
+    request.on('response', resolve);
     request.on('error', reject);
     if (!endless && options.upload === undefined) {
-      request.setTimeout(quietLimitMs, () => request.destroy(Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })));
+      request.setTimeout(quietLimitMs, () =>
+        request.destroy(Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })),
+      );
     }
     if (options.upload === undefined) request.end(json);
     else pipeline(options.upload.open(), request).catch((error: unknown) => settleUpload(error, request, reject));
@@ -255,7 +286,13 @@ function parseJson(text: string, url: URL): ReturnType<typeof JSON.parse> {
 }
 
 function parseProblem(status: number, text: string, response: http.IncomingMessage): Problem {
-  const none: Problem = { type: 'about:blank', status, code: '', title: response.statusMessage ?? '', detail: `The server answered ${status} ${response.statusMessage ?? ''}.` };
+  const none: Problem = {
+    type: 'about:blank',
+    status,
+    code: '',
+    title: response.statusMessage ?? '',
+    detail: `The server answered ${status} ${response.statusMessage ?? ''}.`,
+  };
   try {
     const body: unknown = JSON.parse(text);
     if (typeof body !== 'object' || body === null || Array.isArray(body)) return none;

@@ -49,9 +49,14 @@ export function findConnection(options: ConnectionOptions, env: Environment): Co
   const token = options.token ?? access.token;
   const native = access.endpoints?.native;
   if (native === undefined || token === undefined) {
-    throw new CliError(exitCodes.failed, 'access_file_invalid', `${join(directory, 'access.json')} names no endpoint or no token.`, {
-      remedy: 'Restart the server, or give --url and --token.',
-    });
+    throw new CliError(
+      exitCodes.failed,
+      'access_file_invalid',
+      `${join(directory, 'access.json')} names no endpoint or no token.`,
+      {
+        remedy: 'Restart the server, or give --url and --token.',
+      },
+    );
   }
   return { baseUrl: parseUrl(native), token, project, ca };
 }
@@ -77,9 +82,14 @@ function readAccess(directory: string): AccessFile {
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : undefined;
     if (code === 'ENOENT' || code === 'ENOTDIR') {
-      throw new CliError(exitCodes.unreachable, 'no_access_file', `There is no ${file}: no server was ever started there.`, {
-        remedy: `Start one (calotype serve --data ${directory}, or npm start), or say where it is: --data DIR, CALOTYPE_DATA, or --url and --token.`,
-      });
+      throw new CliError(
+        exitCodes.unreachable,
+        'no_access_file',
+        `There is no ${file}: no server was ever started there.`,
+        {
+          remedy: `Start one (calotype serve --data ${directory}, or npm start), or say where it is: --data DIR, CALOTYPE_DATA, or --url and --token.`,
+        },
+      );
     }
     if (code === 'EACCES') {
       throw new CliError(exitCodes.denied, 'access_file_unreadable', `${file} may not be read by you.`, {
@@ -97,7 +107,9 @@ function readCertificate(file: string | undefined): string | null {
   try {
     return readFileSync(file, 'utf8');
   } catch (error) {
-    throw usageError(`The certificate file ${file} cannot be read: ${error instanceof Error ? error.message : String(error)}`);
+    throw usageError(
+      `The certificate file ${file} cannot be read: ${error instanceof Error ? error.message : String(error)}`,
+    );
   }
 }
 

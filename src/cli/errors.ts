@@ -85,7 +85,9 @@ export function describeError(error: CliError): string {
   const blocking = problem?.blocking;
   if (Array.isArray(blocking) && blocking.length > 0) {
     const names = blocking.map((item) => (typeof item === 'string' ? item : JSON.stringify(item)));
-    lines.push(`blocking: ${names.slice(0, 10).join(', ')}${names.length > 10 ? `, and ${names.length - 10} more` : ''}`);
+    lines.push(
+      `blocking: ${names.slice(0, 10).join(', ')}${names.length > 10 ? `, and ${names.length - 10} more` : ''}`,
+    );
   }
   if (problem?.taskId !== undefined) lines.push(`task: ${problem.taskId}`);
   if (problem?.changed === 'partly' || problem?.changed === 'rolledBack') {

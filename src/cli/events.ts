@@ -40,13 +40,18 @@ export async function* parseEventStream(chunks: AsyncIterable<Uint8Array>): Asyn
 }
 
 /** Never ends by itself. @throws what the first connection fails with, and any refusal later */
-export async function* followEvents(client: Client, after: number | undefined, interrupted: AbortSignal): AsyncGenerator<CatalogEvent> {
-  let last = after === undefined ? null : String(after);
+export async function* followEvents(
+  client: Client,
+  options: { readonly after?: number; readonly object?: string },
+  interrupted: AbortSignal,
+): AsyncGenerator<CatalogEvent> {
+  let last = options.after === undefined ? null : String(options.after);
   let wasConnected = false;
   for (;;) {
     let response: IncomingMessage | null = null;
     try {
       response = await client.stream('/events', {
+        query: { objectId: options.object },
         headers: { accept: 'text/event-stream', ...(last === null ? {} : { 'last-event-id': last }) },
       });
       wasConnected = true;

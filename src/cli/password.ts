@@ -1,7 +1,7 @@
 /** Passwords come from standard input or an unseen prompt, never from the command line, where `ps` would show them. */
 import { randomInt } from 'node:crypto';
-import type { Io } from './io.ts';
 import { InterruptedError, usageError } from './errors.ts';
+import type { Io } from './io.ts';
 
 /** Letters and digits that are not mistaken for one another; 24 of them hold some 138 bits. */
 const alphabet = 'abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789';
@@ -29,7 +29,8 @@ export async function readLines(io: Io, count: number): Promise<string[]> {
 
 /** Asks on the terminal without echo, twice when `repeat`. */
 export async function askPassword(io: Io, prompt: string, repeat: boolean): Promise<string> {
-  if (io.stdin.isTTY !== true) throw usageError('There is no terminal to ask for the password.', 'Send it to --password-stdin.');
+  if (io.stdin.isTTY !== true)
+    throw usageError('There is no terminal to ask for the password.', 'Send it to --password-stdin.');
   const password = await askUnseen(io, `${prompt}: `);
   if (repeat && (await askUnseen(io, `${prompt}, again: `)) !== password) throw usageError('The two passwords differ.');
   return password;

@@ -2,9 +2,10 @@
  * The progress bar on stderr: one line, redrawn at most ten times a second, only on a terminal. Own code: the known
  * library has had no release since 2023, and this is all we need of it.
  */
+
+import { cut } from './display-width.ts';
 import type { Io } from './io.ts';
 import { formatDuration, formatRate, formatSize } from './sizes.ts';
-import { cut } from './table.ts';
 
 export interface ProgressState {
   readonly done: number;

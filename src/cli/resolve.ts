@@ -10,8 +10,8 @@ interface Kind {
   readonly path: string;
   /** The list takes `name=`. */
   readonly hasNameFilter?: true;
-  /** There is no GET of one object. */
-  readonly listOnly?: true;
+  /** GET of one object takes a name as well as an id. */
+  readonly getsByName?: true;
 }
 
 const uuidPattern = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
@@ -26,8 +26,16 @@ interface Found {
 
 async function resolve<T extends Found>(ctx: Context, kind: Kind, text: string, narrow: Query = {}): Promise<T> {
   if (text === '') throw usageError(`The ${kind.noun} is empty.`, 'Give its name or id.');
-  if (uuidPattern.test(text) && kind.listOnly === undefined && Object.keys(narrow).length === 0) {
+  if (uuidPattern.test(text) && Object.keys(narrow).length === 0) {
     return ctx.client.get<T>(`${kind.path}/${text.toLowerCase()}`);
+  }
+  if (kind.getsByName) {
+    try {
+      return await ctx.client.get<T>(`${kind.path}/${encodeURIComponent(text)}`);
+    } catch (error) {
+      if (!(error instanceof CliError) || error.exitCode !== exitCodes.notFound) throw error;
+      if (!prefixPattern.test(text)) throw notFound(kind, text);
+    }
   }
   const matches = await findMatches<T>(ctx, kind, text, narrow);
   const [first] = matches;
@@ -37,7 +45,12 @@ async function resolve<T extends Found>(ctx: Context, kind: Kind, text: string, 
 }
 
 /** A name comes before an id prefix: it is what was typed, to the letter. */
-async function findMatches<T extends Found>(ctx: Context, kind: Kind, text: string, narrow: Query): Promise<readonly T[]> {
+async function findMatches<T extends Found>(
+  ctx: Context,
+  kind: Kind,
+  text: string,
+  narrow: Query,
+): Promise<readonly T[]> {
   const isPrefix = prefixPattern.test(text) || uuidPattern.test(text);
   if (kind.hasNameFilter && !uuidPattern.test(text)) {
     for await (const items of ctx.client.pages<T>(kind.path, { ...narrow, name: text }, 20)) {
@@ -72,9 +85,14 @@ function ambiguous(kind: Kind, text: string, matches: readonly Found[]): CliErro
     return `  ${match.id}  ${about.join('  ')}`;
   });
   if (matches.length > shown.length) shown.push('  …');
-  return new CliError(exitCodes.conflict, 'ambiguous', `'${text}' stands for more than one ${kind.noun}:\n${shown.join('\n')}`, {
-    remedy: kind.noun === 'snapshot' ? 'Give the id, or narrow it down with --drive.' : 'Give the id.',
-  });
+  return new CliError(
+    exitCodes.conflict,
+    'ambiguous',
+    `'${text}' stands for more than one ${kind.noun}:\n${shown.join('\n')}`,
+    {
+      remedy: kind.noun === 'snapshot' ? 'Give the id, or narrow it down with --drive.' : 'Give the id.',
+    },
+  );
 }
 
 const drives: Kind = { noun: 'drive', path: '/drives', hasNameFilter: true };
@@ -83,26 +101,27 @@ const snapshots: Kind = { noun: 'snapshot', path: '/snapshots', hasNameFilter: t
 export const resolveDrive = (ctx: Context, text: string) => resolve<Drive>(ctx, drives, text);
 export const resolveTask = (ctx: Context, text: string) => resolve<Task>(ctx, { noun: 'task', path: '/tasks' }, text);
 export const resolveProject = (ctx: Context, text: string) =>
-  resolve<Project>(ctx, { noun: 'project', path: '/projects' }, text);
-export const resolveUser = (ctx: Context, text: string) => resolve<User>(ctx, { noun: 'user', path: '/users' }, text);
-export const resolveToken = (ctx: Context, text: string, userId?: string) =>
-  resolve<Token>(ctx, { noun: 'token', path: '/tokens', listOnly: true }, text, userId === undefined ? {} : { userId });
+  resolve<Project>(ctx, { noun: 'project', path: '/projects', getsByName: true }, text);
+export const resolveUser = (ctx: Context, text: string) =>
+  resolve<User>(ctx, { noun: 'user', path: '/users', getsByName: true }, text);
+export const resolveToken = (ctx: Context, text: string, user?: string) =>
+  resolve<Token>(ctx, { noun: 'token', path: '/tokens' }, text, user === undefined ? {} : { user });
 export const resolveGrant = (ctx: Context, text: string) =>
-  resolve<Grant>(ctx, { noun: 'grant', path: '/grants', listOnly: true }, text);
+  resolve<Grant>(ctx, { noun: 'grant', path: '/grants' }, text);
 
 /** Also by the name of its drive, when that has only one export. */
 export async function resolveExport(ctx: Context, text: string): Promise<DriveExport> {
   const kind: Kind = { noun: 'export', path: '/exports' };
   if (uuidPattern.test(text)) return resolve(ctx, kind, text);
-  const matches = await findMatches<DriveExport>(ctx, kind, text, {});
-  if (matches.length > 0) return resolve(ctx, kind, text);
-  const exports = [];
-  for await (const items of ctx.client.pages<Drive>('/drives', { name: text }, 1)) {
-    for (const drive of items) exports.push(...(await ctx.client.get<{ items: DriveExport[] }>('/exports', { driveId: drive.id })).items);
+  const { items } = await ctx.client.get<{ items: readonly DriveExport[] }>('/exports');
+  let matches = prefixPattern.test(text) ? items.filter((item) => item.id.startsWith(text.toLowerCase())) : [];
+  if (matches.length === 0) {
+    const drives = await ctx.client.get<{ items: readonly Drive[] }>('/drives', { name: text });
+    matches = items.filter((item) => drives.items.some((drive) => drive.id === item.driveId));
   }
-  const [only] = exports;
+  const [only] = matches;
   if (only === undefined) throw notFound(kind, text);
-  if (exports.length > 1) throw ambiguous(kind, text, exports);
+  if (matches.length > 1) throw ambiguous(kind, text, matches);
   return only;
 }
 
@@ -127,7 +146,8 @@ export function choosePart(snapshot: Snapshot, text: string | undefined): DriveS
   }
   const prefix = prefixPattern.test(text) ? text.toLowerCase() : text;
   const named = parts.filter((part) => part.driveName === text);
-  const matches = named.length > 0 ? named : parts.filter((part) => part.id.startsWith(prefix) || part.driveId.startsWith(prefix));
+  const matches =
+    named.length > 0 ? named : parts.filter((part) => part.id.startsWith(prefix) || part.driveId.startsWith(prefix));
   const [first] = matches;
   if (first !== undefined && matches.length === 1) return first;
   throw new CliError(
@@ -143,8 +163,9 @@ export async function resolvePartOfDrive(ctx: Context, text: string, driveId: st
   const snapshot = await resolveSnapshot(ctx, text, driveId);
   const prefix = text.toLowerCase();
   const part =
-    snapshot.parts.find((candidate) => prefixPattern.test(text) && candidate.id.startsWith(prefix) && candidate.driveId === driveId) ??
-    snapshot.parts.find((candidate) => candidate.driveId === driveId);
+    snapshot.parts.find(
+      (candidate) => prefixPattern.test(text) && candidate.id.startsWith(prefix) && candidate.driveId === driveId,
+    ) ?? snapshot.parts.find((candidate) => candidate.driveId === driveId);
   if (part === undefined) throw notFound(snapshots, text);
   return part;
 }

@@ -1,6 +1,9 @@
 /** Makes a self-signed server certificate. node:crypto reads X.509 but does not write it, so @peculiar/x509 does. */
-import { isIP } from 'node:net';
+
 import { randomBytes, webcrypto, X509Certificate } from 'node:crypto';
+import { isIP } from 'node:net';
+// Wanted by the next one, and to be loaded before it.
+import 'reflect-metadata';
 import * as x509 from '@peculiar/x509';
 
 export interface SelfSigned {
@@ -30,7 +33,9 @@ export async function makeSelfSigned(hosts: readonly string[], days: number, now
         new x509.BasicConstraintsExtension(false, undefined, true),
         new x509.KeyUsagesExtension(x509.KeyUsageFlags.digitalSignature, true),
         new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth]),
-        new x509.SubjectAlternativeNameExtension(hosts.map((value) => ({ type: isIP(value) === 0 ? 'dns' : 'ip', value }))),
+        new x509.SubjectAlternativeNameExtension(
+          hosts.map((value) => ({ type: isIP(value) === 0 ? 'dns' : 'ip', value })),
+        ),
       ],
     },
     webcrypto,

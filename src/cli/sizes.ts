@@ -26,7 +26,10 @@ export function parseSize(text: string, what = 'size'): number {
   const match = /^(\d+)(?:\.(\d+))?\s*([a-z]*)$/i.exec(text.trim());
   const factor = match === null ? undefined : factors[(match[3] ?? '').toLowerCase()];
   if (match === null || factor === undefined) {
-    throw usageError(`'${text}' is not a ${what}.`, 'Write it as 10G, 512MiB, 1.5T (powers of 1024), 10GB (powers of 1000) or in bytes.');
+    throw usageError(
+      `'${text}' is not a ${what}.`,
+      'Write it as 10G, 512MiB, 1.5T (powers of 1024), 10GB (powers of 1000) or in bytes.',
+    );
   }
   // In integers: 1.1T as a double would be a fraction of a byte off.
   const fraction = match[2] ?? '';
@@ -86,7 +89,8 @@ export function formatAge(iso: string, now: number): string {
 export function parseDuration(text: string): number {
   const match = /^(\d+)(s|m|h|d|w|y)$/.exec(text.trim());
   const unit = { s: 1, m: 60, h: 3600, d: 86400, w: 604800, y: 365 * 86400 }[match?.[2] ?? ''];
-  if (match === null || unit === undefined) throw usageError(`'${text}' is not a duration.`, 'Write it as 90s, 15m, 12h, 30d, 6w or 1y.');
+  if (match === null || unit === undefined)
+    throw usageError(`'${text}' is not a duration.`, 'Write it as 90s, 15m, 12h, 30d, 6w or 1y.');
   return Number(match[1]) * unit;
 }
 
@@ -94,7 +98,11 @@ export function parseDuration(text: string): number {
 export function parseTime(text: string, now: number, direction: -1 | 1 = -1): string {
   if (/^\d+[smhdwy]$/.test(text)) return new Date(now + direction * parseDuration(text) * 1000).toISOString();
   const time = Date.parse(text);
-  if (Number.isNaN(time)) throw usageError(`'${text}' is not a time.`, 'Write it as 2031-04-09, 2031-04-09T16:20:00Z, or as a duration such as 12h.');
+  if (Number.isNaN(time))
+    throw usageError(
+      `'${text}' is not a time.`,
+      'Write it as 2031-04-09, 2031-04-09T16:20:00Z, or as a duration such as 12h.',
+    );
   return /\.\d{4,}Z$/.test(text) ? text : new Date(time).toISOString();
 }
 

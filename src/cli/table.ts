@@ -1,5 +1,5 @@
 /** Tables and property sheets for people: aligned by display width, cut to the terminal's width, no frames. */
-import stringWidth from 'string-width';
+import { cut, displayWidth } from './display-width.ts';
 import { harmless, type Io, paint, write } from './io.ts';
 
 export interface Column<Row> {
@@ -44,7 +44,7 @@ export class TableWriter<Row> {
     const parts = this.columns.map((column, index) => {
       const width = this.widths?.[index] ?? 0;
       const text = cut(cells[index] ?? '', width);
-      const space = ' '.repeat(Math.max(0, width - stringWidth(text)));
+      const space = ' '.repeat(Math.max(0, width - displayWidth(text)));
       const format = row === undefined ? null : (column.format?.(row) ?? null);
       const painted = format === null ? text : paint(this.io, format, text);
       if (column.align === 'right') return space + painted;
@@ -54,9 +54,13 @@ export class TableWriter<Row> {
   }
 }
 
-function fitWidths<Row>(columns: readonly Column<Row>[], cells: readonly (readonly string[])[], limit: number): number[] {
+function fitWidths<Row>(
+  columns: readonly Column<Row>[],
+  cells: readonly (readonly string[])[],
+  limit: number,
+): number[] {
   const widths = columns.map((column, index) =>
-    Math.max(stringWidth(column.title), ...cells.map((row) => stringWidth(row[index] ?? ''))),
+    Math.max(displayWidth(column.title), ...cells.map((row) => displayWidth(row[index] ?? ''))),
   );
   let excess = widths.reduce((sum, width) => sum + width, 0) + gap.length * (columns.length - 1) - limit;
   while (excess > 0) {
@@ -73,29 +77,13 @@ function fitWidths<Row>(columns: readonly Column<Row>[], cells: readonly (readon
   return widths;
 }
 
-const graphemes = new Intl.Segmenter();
-
-/** Cut to a display width, with an ellipsis. */
-export function cut(text: string, width: number): string {
-  if (stringWidth(text) <= width) return text;
-  let result = '';
-  let used = 0;
-  for (const { segment } of graphemes.segment(text)) {
-    const next = stringWidth(segment);
-    if (used + next > width - 1) break;
-    result += segment;
-    used += next;
-  }
-  return `${result}…`;
-}
-
 /** `name:  value` lines; fields whose value is null are left out. */
 export function formatFields(io: Io, fields: readonly (readonly [string, string | null])[]): string {
-  const width = Math.max(0, ...fields.filter(([, value]) => value !== null).map(([name]) => stringWidth(name)));
+  const width = Math.max(0, ...fields.filter(([, value]) => value !== null).map(([name]) => displayWidth(name)));
   let text = '';
   for (const [name, value] of fields) {
     if (value === null) continue;
-    text += `${paint(io, 'dim', `${name}:`)}${' '.repeat(width - stringWidth(name) + 2)}${harmless(value)}`.trimEnd();
+    text += `${paint(io, 'dim', `${name}:`)}${' '.repeat(width - displayWidth(name) + 2)}${harmless(value)}`.trimEnd();
     text += '\n';
   }
   return text;

@@ -31,7 +31,10 @@ export function importFormat(given: string | undefined, fileName: string): strin
   if (given !== undefined) return given === 'vhd' ? 'vpc' : given;
   const format = formatOfExtension[extname(fileName).toLowerCase()];
   if (format === undefined) {
-    throw usageError(`The format of ${fileName === '-' ? 'standard input' : fileName} is not known.`, `Give it: --format ${importFormats.join('|')}.`);
+    throw usageError(
+      `The format of ${fileName === '-' ? 'standard input' : fileName} is not known.`,
+      `Give it: --format ${importFormats.join('|')}.`,
+    );
   }
   return format;
 }
@@ -54,7 +57,10 @@ export function openUpload(ctx: Context, file: string): { upload: Upload; finish
     pipeline(source, count).catch((error: unknown) => count.destroy(error instanceof Error ? error : undefined));
     return count;
   };
-  return { upload: { open: openStream, length, repeatable: file !== '-' && length !== undefined }, finish: () => bar.clear() };
+  return {
+    upload: { open: openStream, length, repeatable: file !== '-' && length !== undefined },
+    finish: () => bar.clear(),
+  };
 }
 
 /** Undefined for what has no size of its own, such as a pipe. */
@@ -101,7 +107,8 @@ export async function download(ctx: Context, client: Client, options: DownloadOp
     else await saveToFile(ctx, response, options, count);
   } catch (error) {
     response.destroy();
-    if (ctx.io.interrupted.aborted) throw new InterruptedError(target === '-' ? undefined : `${target} was not written.`);
+    if (ctx.io.interrupted.aborted)
+      throw new InterruptedError(target === '-' ? undefined : `${target} was not written.`);
     throw downloadError(client, error, target, done);
   } finally {
     bar.clear();
@@ -111,12 +118,18 @@ export async function download(ctx: Context, client: Client, options: DownloadOp
 
 function downloadError(client: Client, error: unknown, target: string, done: number): unknown {
   const code = errorCodeOf(error);
-  if (code === 'EPIPE' && target === '-') return new CliError(exitCodes.outputClosed, 'output_closed', 'The reader of the output went away.');
+  if (code === 'EPIPE' && target === '-')
+    return new CliError(exitCodes.outputClosed, 'output_closed', 'The reader of the output went away.');
   if (code === 'ECONNRESET' || code === 'ERR_STREAM_PREMATURE_CLOSE') {
-    return new CliError(exitCodes.unreachable, 'connection_lost', `The connection was lost after ${formatSize(done)}; nothing was kept.`, {
-      remedy: 'Try again.',
-      cause: error,
-    });
+    return new CliError(
+      exitCodes.unreachable,
+      'connection_lost',
+      `The connection was lost after ${formatSize(done)}; nothing was kept.`,
+      {
+        remedy: 'Try again.',
+        cause: error,
+      },
+    );
   }
   return /^E[A-Z]+$/.test(code) && target !== '-' ? fileError(target, error) : client.connectionError(error);
 }
@@ -124,7 +137,12 @@ function downloadError(client: Client, error: unknown, target: string, done: num
 function fileError(file: string, error: unknown): CliError {
   const code = errorCodeOf(error);
   const what = error instanceof Error ? error.message : String(error);
-  const exitCode = code === 'ENOSPC' || code === 'EDQUOT' ? exitCodes.space : code === 'ENOENT' ? exitCodes.notFound : exitCodes.failed;
+  const exitCode =
+    code === 'ENOSPC' || code === 'EDQUOT'
+      ? exitCodes.space
+      : code === 'ENOENT'
+        ? exitCodes.notFound
+        : exitCodes.failed;
   return new CliError(exitCode, 'local_file', `${file}: ${what}`, { cause: error });
 }
 
@@ -138,7 +156,10 @@ async function kindOfTarget(target: string, force: boolean): Promise<'file' | 'd
     throw fileError(target, error);
   }
   if (stats.isDirectory()) throw usageError(`${target} is a directory.`, 'Name a file in it.');
-  if (!force) throw new CliError(exitCodes.conflict, 'file_exists', `${target} exists.`, { remedy: 'Give --force to replace it.' });
+  if (!force)
+    throw new CliError(exitCodes.conflict, 'file_exists', `${target} exists.`, {
+      remedy: 'Give --force to replace it.',
+    });
   return stats.isFile() ? 'file' : 'device';
 }
 
@@ -152,14 +173,24 @@ async function copyToStdout(ctx: Context, response: IncomingMessage, count: (byt
   await pipeline(response, counter, ctx.io.stdout, { end: false, signal: ctx.io.interrupted });
 }
 
-async function saveToDevice(ctx: Context, response: IncomingMessage, target: string, count: (bytes: number) => void): Promise<void> {
+async function saveToDevice(
+  ctx: Context,
+  response: IncomingMessage,
+  target: string,
+  count: (bytes: number) => void,
+): Promise<void> {
   await using handle = await open(target, 'r+');
   await writeAll(ctx, response, handle, { sparse: false, count });
   await handle.sync();
 }
 
 /** Into a file beside the target, which takes its name once it is complete and on disk. What is interrupted leaves nothing. */
-async function saveToFile(ctx: Context, response: IncomingMessage, options: DownloadOptions, count: (bytes: number) => void): Promise<void> {
+async function saveToFile(
+  ctx: Context,
+  response: IncomingMessage,
+  options: DownloadOptions,
+  count: (bytes: number) => void,
+): Promise<void> {
   const { target } = options;
   const temporary = join(dirname(target), `.${basename(target)}.${process.pid}.part`);
   try {
@@ -207,7 +238,12 @@ async function writeAll(
 async function writeFully(handle: FileHandle, data: Buffer, position: number | null): Promise<void> {
   let done = 0;
   while (done < data.length) {
-    const { bytesWritten } = await handle.write(data, done, data.length - done, position === null ? null : position + done);
+    const { bytesWritten } = await handle.write(
+      data,
+      done,
+      data.length - done,
+      position === null ? null : position + done,
+    );
     done += bytesWritten;
   }
 }

@@ -1,6 +1,7 @@
 /** Draws the snapshot tree of a drive with box characters. Pure; walks without recursion, for chains of thousands. */
-import { harmless } from './io.ts';
+
 import type { SnapshotNode, SnapshotTree } from './api-types.ts';
+import { harmless } from './io.ts';
 
 export interface TreeStyle {
   readonly size: (bytes: number | null) => string;

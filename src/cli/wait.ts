@@ -45,7 +45,9 @@ export async function waitForTask(ctx: Context, first: Task, deadlineMs = Number
     }
   } catch (error) {
     if (ctx.io.interrupted.aborted) {
-      throw new InterruptedError(`The task goes on. Follow it: calotype task wait ${first.id}\nStop it: calotype task cancel ${first.id}`);
+      throw new InterruptedError(
+        `The task goes on. Follow it: calotype task wait ${first.id}\nStop it: calotype task cancel ${first.id}`,
+      );
     }
     throw error;
   } finally {
@@ -89,7 +91,8 @@ export async function finishChange(
 /** The answer held the object as it was before the task ended. A deleted one is left as it was. */
 async function withFreshObject(ctx: Context, change: Change): Promise<Change> {
   try {
-    if (change.drive !== undefined) return { ...change, drive: await ctx.client.get<Drive>(`/drives/${change.drive.id}`) };
+    if (change.drive !== undefined)
+      return { ...change, drive: await ctx.client.get<Drive>(`/drives/${change.drive.id}`) };
     if (change.snapshot !== undefined) {
       return { ...change, snapshot: await ctx.client.get<Snapshot>(`/snapshots/${change.snapshot.id}`) };
     }

@@ -4,7 +4,8 @@ export const driveTransitions = {
   creating: ['available', 'error', 'deleting'],
   available: ['deleting', 'error'],
   error: ['deleting', 'available'],
-  deleting: ['deleted'],
+  /** Back again when the deletion could not be carried out. */
+  deleting: ['deleted', 'available', 'error'],
   /** Only kept while snapshots of it remain; invisible otherwise. */
   deleted: [],
 } as const;
@@ -14,7 +15,7 @@ export const snapshotTransitions = {
   creating: ['available', 'error', 'deleting'],
   available: ['deleting', 'error'],
   error: ['deleting'],
-  deleting: [],
+  deleting: ['available', 'error'],
 } as const;
 export type SnapshotState = keyof typeof snapshotTransitions;
 

@@ -86,7 +86,6 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
     reply.header('x-content-type-options', 'nosniff');
     reply.header('cache-control', 'no-store');
     reply.header('content-security-policy', "default-src 'none'; frame-ancestors 'none'");
-    reply.header('referrer-policy', 'no-referrer');
     if (options.tls !== undefined) reply.header('strict-transport-security', 'max-age=31536000');
     if (closing.signal.aborted) done(new CalotypeError('shutting_down'));
     else done();

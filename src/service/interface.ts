@@ -120,7 +120,7 @@ export interface DriveUseCases {
     options: { snapshots: 'refuse' | 'keep' | 'delete' } & CreateOptions,
   ): Promise<Task>;
   usage(caller: Caller, id: DriveId): Promise<DriveUsage>;
-  check(caller: Caller, id: DriveId): Promise<Task>;
+  check(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
   flatten(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
   /** The drive itself or, with `keepSafety` (default true), after a safety snapshot was kept. */
   revert(

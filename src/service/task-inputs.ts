@@ -25,7 +25,8 @@ export interface TaskInputs extends Record<TaskKind, object> {
   /** `upload`: the file is ours and goes when the task ends. */
   'drive.import': { path: string; format: ImageFormat; upload: boolean; fileBytes: number };
   'drive.resize': { sizeBytes: number };
-  'drive.delete': { snapshots: 'keep' | 'delete' };
+  /** `before`: the state to go back to if it fails. */
+  'drive.delete': { snapshots: 'keep' | 'delete'; before: 'available' | 'error' };
   'drive.clone': { driveSnapshotId: DriveSnapshotId; sizeBytes: number };
   'drive.flatten': Record<string, never>;
   'drive.revert': RevertInput;
@@ -33,8 +34,14 @@ export interface TaskInputs extends Record<TaskKind, object> {
   'drive.export': ExportInput;
   'drive.unexport': { exportId: ExportId };
   'drive.compact': Record<string, never>;
-  'snapshot.create': { points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[] };
+  'snapshot.create': { snapshotId: SnapshotId; points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[] };
   'snapshot.revert': RevertInput;
-  /** `whole`: the snapshot goes, whatever parts it has by then. */
-  'snapshot.delete': { driveSnapshotIds: readonly DriveSnapshotId[]; driveIds: readonly DriveId[]; whole: boolean };
+  /** `whole`: the snapshot goes, whatever parts it has by then. `before`: the state to go back to if it fails. */
+  'snapshot.delete': {
+    snapshotId: SnapshotId;
+    driveSnapshotIds: readonly DriveSnapshotId[];
+    driveIds: readonly DriveId[];
+    whole: boolean;
+    before: 'available' | 'error';
+  };
 }

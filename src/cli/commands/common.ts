@@ -54,10 +54,14 @@ export function addWaitOption(command: Command): Command {
 }
 
 export function addIdempotencyOption(command: Command): Command {
-  return command.option('--idempotency-key <key>', 'find the first attempt when repeated (default: a fresh one)', (text) => {
-    if (!/^[\x21-\x7e]{1,255}$/.test(text)) throw new InvalidArgumentError('Give 1 to 255 visible ASCII characters.');
-    return text;
-  });
+  return command.option(
+    '--idempotency-key <key>',
+    'find the first attempt when repeated (default: a fresh one)',
+    (text) => {
+      if (!/^[\x21-\x7e]{1,255}$/.test(text)) throw new InvalidArgumentError('Give 1 to 255 visible ASCII characters.');
+      return text;
+    },
+  );
 }
 
 export function addNewNameOption(command: Command): Command {
@@ -72,8 +76,12 @@ export function addLabelOptions(command: Command): Command {
 }
 
 export function addListOptions(command: Command): Command {
-  return command
-    .option('--limit <n>', 'at most so many (default: all)', (text) => parseInteger(text, 'limit', 1), Number.POSITIVE_INFINITY);
+  return command.option(
+    '--limit <n>',
+    'at most so many (default: all)',
+    (text) => parseInteger(text, 'limit', 1),
+    Number.POSITIVE_INFINITY,
+  );
 }
 
 export function addNameFilters(command: Command, states: readonly string[]): Command {
@@ -195,12 +203,20 @@ export async function setLabels<T extends Drive | Snapshot>(
 ): Promise<T> {
   const given = parseMeta(pairs);
   const { tag, untag, unset, description } = options;
-  if (pairs.length === 0 && tag === undefined && untag === undefined && unset === undefined && description === undefined) {
+  if (
+    pairs.length === 0 &&
+    tag === undefined &&
+    untag === undefined &&
+    unset === undefined &&
+    description === undefined
+  ) {
     throw usageError('There is nothing to set.', 'Give KEY=VALUE, --description, --tag, --untag or --unset.');
   }
   let object = first;
   for (let attempt = 1; ; attempt++) {
-    const meta = Object.fromEntries(Object.entries({ ...object.meta, ...given }).filter(([key]) => unset?.includes(key) !== true));
+    const meta = Object.fromEntries(
+      Object.entries({ ...object.meta, ...given }).filter(([key]) => unset?.includes(key) !== true),
+    );
     const tags = [...new Set([...object.tags, ...(tag ?? [])])].filter((name) => untag?.includes(name) !== true);
     const body = {
       ...(description === undefined ? {} : { description }),

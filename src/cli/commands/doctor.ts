@@ -6,13 +6,16 @@ import { exitCodes } from '../exit-codes.ts';
 import { harmless, paint } from '../io.ts';
 
 export function register(noun: Command, ctx: Context): void {
-  noun.option('--repair', 'repair what can be explained; nothing else is deleted').action(async (options: { repair?: boolean }) => {
-    const body = options.repair === true ? { repair: true } : {};
-    const report = (await ctx.client.request<DoctorReport>('POST', '/doctor', { body })).body;
-    if (ctx.json) await ctx.printJson(report);
-    else await ctx.print(describe(ctx, report));
-    if (report.findings.some((finding) => finding.severity === 'error' && finding.repaired !== true)) ctx.exitCode = exitCodes.failed;
-  });
+  noun
+    .option('--repair', 'repair what can be explained; nothing else is deleted')
+    .action(async (options: { repair?: boolean }) => {
+      const body = options.repair === true ? { repair: true } : {};
+      const report = (await ctx.client.request<DoctorReport>('POST', '/doctor', { body })).body;
+      if (ctx.json) await ctx.printJson(report);
+      else await ctx.print(describe(ctx, report));
+      if (report.findings.some((finding) => finding.severity === 'error' && finding.repaired !== true))
+        ctx.exitCode = exitCodes.failed;
+    });
 }
 
 const formats = { info: 'dim', warning: 'yellow', error: 'red' } as const;

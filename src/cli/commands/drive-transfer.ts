@@ -11,9 +11,9 @@ import {
   addLabelOptions,
   addNewNameOption,
   addWaitOption,
+  type CreateOptions,
   change,
   choice,
-  type CreateOptions,
   type LabelOptions,
   labelsBody,
 } from './common.ts';
@@ -57,16 +57,23 @@ export function registerTransfers(noun: Command, ctx: Context): void {
     },
   );
 
-  addDownloadOptions(
-    noun.command('download').description('fetch the bytes of a drive').argument('<drive>'),
-  ).action(async (text: string, file: string, options: DownloadFlags) => {
-    const drive = await resolveDrive(ctx, text);
-    await downloadTo(ctx, `/drives/${drive.id}/download`, drive.name, file, options, undefined);
-  });
+  addDownloadOptions(noun.command('download').description('fetch the bytes of a drive').argument('<drive>')).action(
+    async (text: string, file: string, options: DownloadFlags) => {
+      const drive = await resolveDrive(ctx, text);
+      await downloadTo(ctx, `/drives/${drive.id}/download`, drive.name, file, options, undefined);
+    },
+  );
 }
 
-async function upload(ctx: Context, file: string, name: string, format: string, options: ImportOptions): Promise<Change> {
-  if (options.meta !== undefined) throw usageError('An upload takes no --meta.', 'Set it afterwards: calotype drive set DRIVE KEY=VALUE.');
+async function upload(
+  ctx: Context,
+  file: string,
+  name: string,
+  format: string,
+  options: ImportOptions,
+): Promise<Change> {
+  if (options.meta !== undefined)
+    throw usageError('An upload takes no --meta.', 'Set it afterwards: calotype drive set DRIVE KEY=VALUE.');
   const { upload: body, finish } = openUpload(ctx, file);
   try {
     const answer = await ctx.client.request<Change>('POST', '/drives/import', {

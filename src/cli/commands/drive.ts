@@ -15,16 +15,16 @@ import {
   addVersionOption,
   addWaitOption,
   ageColumn,
+  type CreateOptions,
   change,
   choice,
-  type CreateOptions,
   formatError,
   formatMeta,
   freedRemark,
   idColumn,
   type LabelOptions,
-  labelsBody,
   type ListOptions,
+  labelsBody,
   type NameFilterOptions,
   nameFilterQuery,
   printCount,
@@ -38,7 +38,11 @@ import { registerTransfers } from './drive-transfer.ts';
 import { addExportOptions, createExport, type ExportOptions } from './export.ts';
 
 export function register(noun: Command, ctx: Context): void {
-  const create = noun.command('create').description('make an empty drive').argument('<name>').argument('<size>', 'such as 10G, 512MiB', sizeArgument);
+  const create = noun
+    .command('create')
+    .description('make an empty drive')
+    .argument('<name>')
+    .argument('<size>', 'such as 10G, 512MiB', sizeArgument);
   addWaitOption(addIdempotencyOption(addNewNameOption(addLabelOptions(create)))).action(
     async (name: string, sizeBytes: number, options: CreateOptions & LabelOptions & ChangeOptions) => {
       const body = { name, sizeBytes, ...labelsBody(options) };
@@ -50,13 +54,16 @@ export function register(noun: Command, ctx: Context): void {
 
   registerTransfers(noun, ctx);
 
-  addNameFilters(noun.command('list').description('list drives'), ['creating', 'available', 'error', 'deleting']).action(
-    async (options: NameFilterOptions & ListOptions) => {
-      const query = nameFilterQuery(options);
-      if (options.count === true) return printCount(ctx, '/drives', query);
-      await ctx.printList(ctx.client.pages<Drive>('/drives', query, options.limit), listColumns(ctx), 'No drives.');
-    },
-  );
+  addNameFilters(noun.command('list').description('list drives'), [
+    'creating',
+    'available',
+    'error',
+    'deleting',
+  ]).action(async (options: NameFilterOptions & ListOptions) => {
+    const query = nameFilterQuery(options);
+    if (options.count === true) return printCount(ctx, '/drives', query);
+    await ctx.printList(ctx.client.pages<Drive>('/drives', query, options.limit), listColumns(ctx), 'No drives.');
+  });
 
   noun
     .command('show')
@@ -92,8 +99,12 @@ export function register(noun: Command, ctx: Context): void {
   addWaitOption(addIdempotencyOption(resize)).action(
     async (text: string, sizeBytes: number, options: CreateOptions & ChangeOptions) => {
       const drive = await resolveDrive(ctx, text);
-      await change(ctx, 'POST', `/drives/${drive.id}/resize`, { body: { sizeBytes }, create: options, wait: options }, () =>
-        `Drive ${drive.name} now has ${ctx.size(sizeBytes)}.`,
+      await change(
+        ctx,
+        'POST',
+        `/drives/${drive.id}/resize`,
+        { body: { sizeBytes }, create: options, wait: options },
+        () => `Drive ${drive.name} now has ${ctx.size(sizeBytes)}.`,
       );
     },
   );
@@ -102,7 +113,9 @@ export function register(noun: Command, ctx: Context): void {
     .command('delete')
     .description('delete a drive')
     .argument('<drive>')
-    .addOption(choice('--snapshots <what>', 'what becomes of its snapshots', ['refuse', 'keep', 'delete']).default('refuse'));
+    .addOption(
+      choice('--snapshots <what>', 'what becomes of its snapshots', ['refuse', 'keep', 'delete']).default('refuse'),
+    );
   addWaitOption(addIdempotencyOption(addVersionOption(remove))).action(
     async (text: string, options: CreateOptions & ChangeOptions & { snapshots: string; ifVersion?: number }) => {
       const drive = await resolveDrive(ctx, text);
@@ -134,17 +147,19 @@ export function register(noun: Command, ctx: Context): void {
       ]);
     });
 
-  addWaitOption(
-    noun.command('check').description("check a drive's whole chain of files").argument('<drive>'),
-  ).action(async (text: string, options: ChangeOptions) => {
-    const drive = await resolveDrive(ctx, text);
-    await change(ctx, 'POST', `/drives/${drive.id}/check`, { wait: options }, ({ task }) => {
-      const report = task.result ?? {};
-      const counts = ['files', 'errors', 'corruptions', 'leaks'].flatMap((key) => (typeof report[key] === 'number' ? [`${key} ${report[key]}`] : []));
-      if (report.ok === false) ctx.exitCode = 1;
-      return `Drive ${drive.name} is ${report.ok === false ? 'DAMAGED' : 'sound'}${counts.length > 0 ? ` (${counts.join(', ')})` : ''}.`;
-    });
-  });
+  addWaitOption(noun.command('check').description("check a drive's whole chain of files").argument('<drive>')).action(
+    async (text: string, options: ChangeOptions) => {
+      const drive = await resolveDrive(ctx, text);
+      await change(ctx, 'POST', `/drives/${drive.id}/check`, { wait: options }, ({ task }) => {
+        const report = task.result ?? {};
+        const counts = ['files', 'errors', 'corruptions', 'leaks'].flatMap((key) =>
+          typeof report[key] === 'number' ? [`${key} ${report[key]}`] : [],
+        );
+        if (report.ok === false) ctx.exitCode = 1;
+        return `Drive ${drive.name} is ${report.ok === false ? 'DAMAGED' : 'sound'}${counts.length > 0 ? ` (${counts.join(', ')})` : ''}.`;
+      });
+    },
+  );
 
   addWaitOption(
     addIdempotencyOption(
@@ -152,7 +167,13 @@ export function register(noun: Command, ctx: Context): void {
     ),
   ).action(async (text: string, options: CreateOptions & ChangeOptions) => {
     const drive = await resolveDrive(ctx, text);
-    await change(ctx, 'POST', `/drives/${drive.id}/flatten`, { create: options, wait: options }, () => `Drive ${drive.name} stands by itself.`);
+    await change(
+      ctx,
+      'POST',
+      `/drives/${drive.id}/flatten`,
+      { create: options, wait: options },
+      () => `Drive ${drive.name} stands by itself.`,
+    );
   });
 
   const revert = noun
@@ -166,26 +187,32 @@ export function register(noun: Command, ctx: Context): void {
       const drive = await resolveDrive(ctx, text);
       const part = await resolvePartOfDrive(ctx, point, drive.id);
       const body = { driveSnapshotId: part.id, keepSafety: options.safety };
-      await change(ctx, 'POST', `/drives/${drive.id}/revert`, { body, create: options, wait: options }, () =>
-        `Drive ${drive.name} is back at ${point}${options.safety ? '; its state before is kept as a snapshot' : ''}.`,
+      await change(
+        ctx,
+        'POST',
+        `/drives/${drive.id}/revert`,
+        { body, create: options, wait: options },
+        () =>
+          `Drive ${drive.name} is back at ${point}${options.safety ? '; its state before is kept as a snapshot' : ''}.`,
       );
     },
   );
 
   noun
     .command('changes')
-    .description('where the present state differs from a snapshot')
+    .description('the data of a drive, or where it differs from a snapshot')
     .argument('<drive>')
-    .requiredOption('--from <snapshot>', 'the snapshot to compare with')
-    .action(async (text: string, options: { from: string }) => {
+    .option('--from <snapshot>', 'compare with this one (default: all data)')
+    .action(async (text: string, options: { from?: string }) => {
       const drive = await resolveDrive(ctx, text);
-      const from = await resolveFrom(ctx, options.from, drive.id);
-      await printChanges(ctx, await ctx.client.get<Changes>(`/drives/${drive.id}/changes`, { from: from.id }));
+      const from = options.from === undefined ? undefined : await resolveFrom(ctx, options.from, drive.id);
+      await printChanges(ctx, await ctx.client.get<Changes>(`/drives/${drive.id}/changes`, { from: from?.id }));
     });
 
-  addExportOptions(noun.command('export').description('serve a drive over NBD (as: export create)').argument('<drive>'), 'drive').action(
-    async (text: string, options: ExportOptions) => createExport(ctx, text, options),
-  );
+  addExportOptions(
+    noun.command('export').description('serve a drive over NBD (as: export create)').argument('<drive>'),
+    'drive',
+  ).action(async (text: string, options: ExportOptions) => createExport(ctx, text, options));
 }
 
 export async function printChanges(ctx: Context, changes: Changes): Promise<void> {

@@ -13,28 +13,35 @@ const parseSeq = (text: string): number => parseInteger(text, 'event number', 0)
 export function register(noun: Command, ctx: Context): void {
   addListOptions(noun.command('list').description('list events, oldest first'))
     .option('--after <seq>', 'those after this one', parseSeq)
-    .action(async (options: ListOptions & { after?: number }) => {
-      await ctx.printList(pages(ctx, options.after ?? 0, options.limit), columns, 'No events.');
+    .option('--object <id>', 'of the object with this id')
+    .action(async (options: ListOptions & { after?: number; object?: string }) => {
+      await ctx.printList(pages(ctx, options.object, options.after ?? 0, options.limit), columns, 'No events.');
     });
 
   noun
     .command('follow')
     .description('print events as they happen, until Ctrl-C; with --json one per line')
     .option('--after <seq>', 'begin with those after this one (default: new ones only)', parseSeq)
-    .action(async (options: { after?: number }) => {
-      for await (const event of followEvents(ctx.client, options.after, ctx.io.interrupted)) {
+    .option('--object <id>', 'of the object with this id')
+    .action(async (options: { after?: number; object?: string }) => {
+      for await (const event of followEvents(ctx.client, options, ctx.io.interrupted)) {
         await ctx.print(ctx.json ? `${JSON.stringify(event)}\n` : `${describeEvent(ctx, event)}\n`);
       }
     });
 }
 
 /** By sequence number: the list of events goes on where the last page ended. */
-async function* pages(ctx: Context, after: number, limit: number): AsyncGenerator<readonly CatalogEvent[]> {
+async function* pages(
+  ctx: Context,
+  objectId: string | undefined,
+  after: number,
+  limit: number,
+): AsyncGenerator<readonly CatalogEvent[]> {
   let left = limit;
   let last = after;
   while (left > 0) {
     const asked = Math.min(left, 1000);
-    const { items } = await ctx.client.get<Page<CatalogEvent>>('/events', { after: last, limit: asked });
+    const { items } = await ctx.client.get<Page<CatalogEvent>>('/events', { after: last, limit: asked, objectId });
     yield items.slice(0, left);
     left -= items.length;
     const next = items.at(-1)?.seq;

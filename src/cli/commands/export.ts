@@ -1,12 +1,12 @@
 /** `calotype export …`: drives and snapshots served over NBD. */
-import { type Command } from 'commander';
+import type { Command } from 'commander';
 import type { Drive, DriveExport } from '../api-types.ts';
 import type { Context } from '../context.ts';
 import { usageError } from '../errors.ts';
 import { choosePart, resolveDrive, resolveExport, resolveSnapshot } from '../resolve.ts';
 import { formatAge, parseInteger } from '../sizes.ts';
 import type { Column } from '../table.ts';
-import { addIdempotencyOption, addListOptions, ageColumn, type CreateOptions, idColumn, type ListOptions, remove } from './common.ts';
+import { addIdempotencyOption, ageColumn, type CreateOptions, idColumn, remove } from './common.ts';
 
 export interface ExportOptions extends CreateOptions {
   readonly snapshot?: string;
@@ -26,7 +26,9 @@ export function addExportOptions(command: Command, of: 'drive' | 'snapshot' | 'e
     command
       .option('--tcp', 'over TCP instead of a unix socket')
       .option('--host <address>', 'listen on this address of the server (with --tcp)')
-      .option('--port <n>', 'listen on this port (with --tcp; default: a free one)', (text) => parseInteger(text, 'port', 1))
+      .option('--port <n>', 'listen on this port (with --tcp; default: a free one)', (text) =>
+        parseInteger(text, 'port', 1),
+      )
       .option('--tls', 'TLS with a pre-shared key, shown once (with --tcp)'),
   );
 }
@@ -37,11 +39,14 @@ export function register(noun: Command, ctx: Context): void {
     'either',
   ).action(async (text: string | undefined, options: ExportOptions) => createExport(ctx, text, options));
 
-  addListOptions(noun.command('list').description('list exports'))
+  noun
+    .command('list')
+    .description('list exports')
     .option('--drive <drive>', 'of this drive only')
-    .action(async (options: ListOptions & { drive?: string }) => {
+    .action(async (options: { drive?: string }) => {
       const driveId = options.drive === undefined ? undefined : (await resolveDrive(ctx, options.drive)).id;
-      await ctx.printList(ctx.client.pages<DriveExport>('/exports', { driveId }, options.limit), columnsOf(ctx), 'No exports.');
+      const { items } = await ctx.client.get<{ items: readonly DriveExport[] }>('/exports', { driveId });
+      await ctx.printList([items], columnsOf(ctx), 'No exports.');
     });
 
   noun
@@ -74,7 +79,8 @@ export function register(noun: Command, ctx: Context): void {
 }
 
 export async function createExport(ctx: Context, drive: string | undefined, options: ExportOptions): Promise<void> {
-  if ((drive === undefined) === (options.snapshot === undefined)) throw usageError('Name either a drive or a --snapshot.');
+  if ((drive === undefined) === (options.snapshot === undefined))
+    throw usageError('Name either a drive or a --snapshot.');
   if (options.tcp !== true && (options.host !== undefined || options.port !== undefined || options.tls === true)) {
     throw usageError('--host, --port and --tls go with --tcp.');
   }
@@ -88,7 +94,10 @@ export async function createExport(ctx: Context, drive: string | undefined, opti
         }
       : { kind: 'unix' };
   const body = { ...(await subject(ctx, drive, options)), transport };
-  const { body: served } = await ctx.client.request<DriveExport>('POST', '/exports', { body, idempotencyKey: options.idempotencyKey });
+  const { body: served } = await ctx.client.request<DriveExport>('POST', '/exports', {
+    body,
+    idempotencyKey: options.idempotencyKey,
+  });
   if (ctx.json) return ctx.printJson(served);
   await ctx.print(`${served.uri}\n`);
   if (served.tlsPsk !== undefined) {
@@ -103,12 +112,17 @@ export async function createExport(ctx: Context, drive: string | undefined, opti
   ctx.note(`Close it: calotype export close ${served.id}`);
 }
 
-async function subject(ctx: Context, drive: string | undefined, options: ExportOptions): Promise<Record<string, unknown>> {
+async function subject(
+  ctx: Context,
+  drive: string | undefined,
+  options: ExportOptions,
+): Promise<Record<string, unknown>> {
   if (drive !== undefined) {
     const { id }: Drive = await resolveDrive(ctx, drive);
     return { driveId: id, ...(options.writable === true ? { writable: true } : {}) };
   }
-  if (options.writable === true) throw usageError('A snapshot is never writable.', 'Clone it: calotype snapshot clone SNAPSHOT.');
+  if (options.writable === true)
+    throw usageError('A snapshot is never writable.', 'Clone it: calotype snapshot clone SNAPSHOT.');
   const snapshot = await resolveSnapshot(ctx, options.snapshot ?? '');
   return { driveSnapshotId: choosePart(snapshot, options.part).id };
 }
@@ -116,7 +130,13 @@ async function subject(ctx: Context, drive: string | undefined, options: ExportO
 function columnsOf(ctx: Context): readonly Column<DriveExport>[] {
   return [
     idColumn,
-    { title: 'OF', value: (row) => (row.driveId === null ? `snapshot ${row.driveSnapshotId?.slice(0, 8) ?? ''}` : `drive ${row.driveId.slice(0, 8)}`) },
+    {
+      title: 'OF',
+      value: (row) =>
+        row.driveId === null
+          ? `snapshot ${row.driveSnapshotId?.slice(0, 8) ?? ''}`
+          : `drive ${row.driveId.slice(0, 8)}`,
+    },
     { title: 'MODE', value: (row) => (row.writable ? 'rw' : 'ro') },
     ageColumn(ctx),
     { title: 'URI', value: (row) => row.uri },

@@ -6,7 +6,15 @@ import type { Context } from '../context.ts';
 import { usageError } from '../errors.ts';
 import { resolveDrive, resolveGrant, resolveSnapshot, resolveUser } from '../resolve.ts';
 import type { Column } from '../table.ts';
-import { addIdempotencyOption, addListOptions, ageColumn, type CreateOptions, idColumn, type ListOptions, remove } from './common.ts';
+import {
+  addIdempotencyOption,
+  addListOptions,
+  ageColumn,
+  type CreateOptions,
+  idColumn,
+  type ListOptions,
+  remove,
+} from './common.ts';
 
 interface SubjectOptions {
   readonly drive?: string;
@@ -15,25 +23,52 @@ interface SubjectOptions {
 
 export function register(noun: Command, ctx: Context): void {
   addIdempotencyOption(noun.command('create').description('grant a user access to one object').argument('<user>'))
-    .addArgument(new Argument('<access>', 'ro or rw').choices(['ro', 'rw']))
+    .addArgument(accessArgument())
     .option('--drive <drive>', 'to this drive')
     .option('--snapshot <snapshot>', 'to this snapshot')
     .action(async (userText: string, access: string, options: CreateOptions & SubjectOptions) => {
-      if ((options.drive === undefined) === (options.snapshot === undefined)) throw usageError('Name either a --drive or a --snapshot.');
+      if ((options.drive === undefined) === (options.snapshot === undefined))
+        throw usageError('Name either a --drive or a --snapshot.');
       const user = await resolveUser(ctx, userText);
       const subject =
         options.drive === undefined
           ? { snapshotId: (await resolveSnapshot(ctx, options.snapshot ?? '')).id }
           : { driveId: (await resolveDrive(ctx, options.drive)).id };
-      const body = { userId: user.id, ...subject, access };
-      const { body: grant } = await ctx.client.request<Grant>('POST', '/grants', { body, idempotencyKey: options.idempotencyKey });
+      const body = { user: user.id, ...subject, access };
+      const { body: grant } = await ctx.client.request<Grant>('POST', '/grants', {
+        body,
+        idempotencyKey: options.idempotencyKey,
+        once: true,
+      });
       if (ctx.json) await ctx.printJson(grant);
-      else await ctx.print(`Granted ${user.name} ${access} on ${grant.objectKind} ${grant.objectId} (grant ${grant.id}).\n`);
+      else
+        await ctx.print(
+          `Granted ${user.name} ${access} on ${grant.objectKind} ${grant.objectId} (grant ${grant.id}).\n`,
+        );
     });
 
   addListOptions(noun.command('list').description('list grants'))
-    .action(async (options: ListOptions) => {
-      await ctx.printList(ctx.client.pages<Grant>('/grants', {}, options.limit), columnsOf(ctx), 'No grants.');
+    .option('--user <user>', 'of this user')
+    .option('--object <id>', 'on the object with this id')
+    .action(async (options: ListOptions & { user?: string; object?: string }) => {
+      const query = { user: options.user, objectId: options.object };
+      await ctx.printList(ctx.client.pages<Grant>('/grants', query, options.limit), columnsOf(ctx), 'No grants.');
+    });
+
+  noun
+    .command('show')
+    .description('show one grant')
+    .argument('<grant>', 'id or beginning of an id')
+    .action(async (text: string) => show(ctx, await resolveGrant(ctx, text)));
+
+  noun
+    .command('set')
+    .description('change the access of a grant')
+    .argument('<grant>', 'id or beginning of an id')
+    .addArgument(accessArgument())
+    .action(async (text: string, access: string) => {
+      const { id } = await resolveGrant(ctx, text);
+      await show(ctx, (await ctx.client.request<Grant>('PATCH', `/grants/${id}`, { body: { access } })).body);
     });
 
   noun
@@ -44,6 +79,19 @@ export function register(noun: Command, ctx: Context): void {
       const grant = await resolveGrant(ctx, text);
       await remove(ctx, `/grants/${grant.id}`, `Deleted grant ${grant.id}.`);
     });
+}
+
+const accessArgument = () => new Argument('<access>', 'ro or rw').choices(['ro', 'rw']);
+
+async function show(ctx: Context, grant: Grant): Promise<void> {
+  if (ctx.json) return ctx.printJson(grant);
+  await ctx.printFields([
+    ['id', grant.id],
+    ['user', grant.userId],
+    ['access', grant.access],
+    ['object', `${grant.objectKind} ${grant.objectId}`],
+    ['created', grant.createdAt],
+  ]);
 }
 
 function columnsOf(ctx: Context): readonly Column<Grant>[] {

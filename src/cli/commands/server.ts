@@ -2,6 +2,7 @@
 import type { Command } from 'commander';
 import type { ServerInfo } from '../api-types.ts';
 import type { Context } from '../context.ts';
+import { exitCodes } from '../exit-codes.ts';
 
 export function register(noun: Command, ctx: Context): void {
   noun
@@ -25,7 +26,9 @@ export function register(noun: Command, ctx: Context): void {
       .command(verb)
       .description(description)
       .action(async () => {
-        const response = await ctx.client.stream(path, { headers: { accept: '*/*' } });
+        // Not ready is an answer, too.
+        const response = await ctx.client.stream(path, { headers: { accept: '*/*' }, anyStatus: true });
+        if ((response.statusCode ?? 500) >= 400) ctx.exitCode = exitCodes.failed;
         let text = '';
         response.setEncoding('utf8');
         for await (const chunk of response) text += chunk;

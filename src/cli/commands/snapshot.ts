@@ -18,15 +18,16 @@ import {
   addVersionOption,
   addWaitOption,
   ageColumn,
-  change,
   type CreateOptions,
+  change,
+  collect,
   formatError,
   formatMeta,
   freedRemark,
   idColumn,
   type LabelOptions,
-  labelsBody,
   type ListOptions,
+  labelsBody,
   type NameFilterOptions,
   nameFilterQuery,
   printCount,
@@ -57,7 +58,8 @@ function onSnapshot(noun: Command, verb: string, description: string): Command {
     .option('--drive <drive>', 'the snapshot of this drive, where several have the name');
 }
 
-const addPartOption = (command: Command): Command => command.option('--part <drive>', 'which drive, where it covers several');
+const addPartOption = (command: Command): Command =>
+  command.option('--part <drive>', 'which drive, where it covers several');
 
 export function register(noun: Command, ctx: Context): void {
   const create = noun
@@ -88,7 +90,11 @@ export function register(noun: Command, ctx: Context): void {
         createdBefore: options.before === undefined ? undefined : parseTime(options.before, ctx.io.now()),
       };
       if (options.count === true) return printCount(ctx, '/snapshots', query);
-      await ctx.printList(ctx.client.pages<Snapshot>('/snapshots', query, options.limit), listColumns(ctx), 'No snapshots.');
+      await ctx.printList(
+        ctx.client.pages<Snapshot>('/snapshots', query, options.limit),
+        listColumns(ctx),
+        'No snapshots.',
+      );
     });
 
   onSnapshot(noun, 'show', 'show one snapshot and its parts').action(async (text: string, options: InDrive) => {
@@ -126,20 +132,33 @@ export function register(noun: Command, ctx: Context): void {
     },
   );
 
-  addWaitOption(addIdempotencyOption(addVersionOption(onSnapshot(noun, 'delete', 'delete a snapshot')))).option('--part <drive>', 'only the part of this drive').action(
-    async (text: string, options: CreateOptions & ChangeOptions & OfPart & { ifVersion?: number }) => {
-      const snapshot = await resolveSnapshotOption(ctx, text, options.drive);
-      const part = options.part === undefined ? undefined : choosePart(snapshot, options.part);
-      const what = part === undefined ? `snapshot ${snapshot.name}` : `the part of ${part.driveName} of snapshot ${snapshot.name}`;
-      await change(
-        ctx,
-        'DELETE',
-        `/snapshots/${snapshot.id}`,
-        { query: { part: part?.id }, create: options, wait: options, ifVersion: options.ifVersion },
-        ({ task }) => `Deleted ${what}${freedRemark(task.result)}.`,
-      );
-    },
-  );
+  const remove = addWaitOption(addIdempotencyOption(addVersionOption(onSnapshot(noun, 'delete', 'delete a snapshot'))));
+  remove
+    .option('--part <drive>', 'only the part of this drive, may be repeated', collect)
+    .action(
+      async (
+        text: string,
+        options: CreateOptions & ChangeOptions & InDrive & { part?: readonly string[]; ifVersion?: number },
+      ) => {
+        const snapshot = await resolveSnapshotOption(ctx, text, options.drive);
+        const parts = (options.part ?? []).map((part) => choosePart(snapshot, part));
+        const names = parts.map((part) => part.driveName).join(', ');
+        const what =
+          parts.length === 0 ? `snapshot ${snapshot.name}` : `the part of ${names} of snapshot ${snapshot.name}`;
+        await change(
+          ctx,
+          'DELETE',
+          `/snapshots/${snapshot.id}`,
+          {
+            query: { part: parts.map((part) => part.id) },
+            create: options,
+            wait: options,
+            ifVersion: options.ifVersion,
+          },
+          ({ task }) => `Deleted ${what}${freedRemark(task.result)}.`,
+        );
+      },
+    );
 
   addWaitOption(addIdempotencyOption(onSnapshot(noun, 'revert', 'take all its drives back to it, in place')))
     .option('--no-safety', 'do not keep the state before as a snapshot')
@@ -147,8 +166,12 @@ export function register(noun: Command, ctx: Context): void {
       const snapshot = await resolveSnapshotOption(ctx, text, options.drive);
       const body = { keepSafety: options.safety };
       const names = snapshot.parts.map((part) => part.driveName).join(', ');
-      await change(ctx, 'POST', `/snapshots/${snapshot.id}/revert`, { body, create: options, wait: options }, () =>
-        `Back at ${snapshot.name}: ${names}${options.safety ? '; the state before is kept as a snapshot' : ''}.`,
+      await change(
+        ctx,
+        'POST',
+        `/snapshots/${snapshot.id}/revert`,
+        { body, create: options, wait: options },
+        () => `Back at ${snapshot.name}: ${names}${options.safety ? '; the state before is kept as a snapshot' : ''}.`,
       );
     });
 
@@ -156,7 +179,11 @@ export function register(noun: Command, ctx: Context): void {
     .argument('[name]', 'of the new drive')
     .option('--size <size>', 'larger than the snapshot', sizeArgument);
   addWaitOption(addIdempotencyOption(addNewNameOption(addLabelOptions(clone)))).action(
-    async (text: string, name: string | undefined, options: CreateOptions & LabelOptions & ChangeOptions & OfPart & { size?: number }) => {
+    async (
+      text: string,
+      name: string | undefined,
+      options: CreateOptions & LabelOptions & ChangeOptions & OfPart & { size?: number },
+    ) => {
       const snapshot = await resolveSnapshotOption(ctx, text, options.drive);
       const body = {
         part: choosePart(snapshot, options.part ?? partOfDrive(snapshot, options.drive)).id,
@@ -164,8 +191,13 @@ export function register(noun: Command, ctx: Context): void {
         ...(options.size === undefined ? {} : { sizeBytes: options.size }),
         ...labelsBody(options),
       };
-      await change(ctx, 'POST', `/snapshots/${snapshot.id}/clone`, { body, create: options, wait: options }, ({ drive }) =>
-        drive === undefined ? 'Cloned.' : `Created drive ${drive.name} (${drive.id}) from ${snapshot.name}.`,
+      await change(
+        ctx,
+        'POST',
+        `/snapshots/${snapshot.id}/clone`,
+        { body, create: options, wait: options },
+        ({ drive }) =>
+          drive === undefined ? 'Cloned.' : `Created drive ${drive.name} (${drive.id}) from ${snapshot.name}.`,
       );
     },
   );
@@ -201,19 +233,21 @@ export function register(noun: Command, ctx: Context): void {
     },
   );
 
-  addExportOptions(onSnapshot(noun, 'export', 'serve a snapshot over NBD (as: export create --snapshot)'), 'snapshot').action(
-    async (text: string, options: ExportOptions & OfPart) => {
-      const snapshot = await resolveSnapshotOption(ctx, text, options.drive);
-      const part = options.part ?? partOfDrive(snapshot, options.drive);
-      await createExport(ctx, undefined, { ...options, snapshot: snapshot.id, ...(part === undefined ? {} : { part }) });
-    },
-  );
+  addExportOptions(
+    onSnapshot(noun, 'export', 'serve a snapshot over NBD (as: export create --snapshot)'),
+    'snapshot',
+  ).action(async (text: string, options: ExportOptions & OfPart) => {
+    const snapshot = await resolveSnapshotOption(ctx, text, options.drive);
+    const part = options.part ?? partOfDrive(snapshot, options.drive);
+    await createExport(ctx, undefined, { ...options, snapshot: snapshot.id, ...(part === undefined ? {} : { part }) });
+  });
 }
 
 /** `--drive` also says which part, if it says it as the snapshot does. */
 function partOfDrive(snapshot: Snapshot, drive: string | undefined): string | undefined {
   if (drive === undefined) return undefined;
-  if (snapshot.parts.some((part) => part.driveName === drive || part.driveId.startsWith(drive.toLowerCase()))) return drive;
+  if (snapshot.parts.some((part) => part.driveName === drive || part.driveId.startsWith(drive.toLowerCase())))
+    return drive;
   throw usageError(`Snapshot '${snapshot.name}' does not name '${drive}' among its drives.`, 'Say it with --part.');
 }
 
@@ -223,7 +257,11 @@ function listColumns(ctx: Context): readonly Column<Snapshot>[] {
     { title: 'NAME', value: (row) => row.name, flexible: true },
     { title: 'DRIVES', value: (row) => row.parts.map((part) => part.driveName).join(','), flexible: true },
     { title: 'CHANGED', align: 'right', value: (row) => ctx.size(row.sizeBytes) },
-    { title: 'STATE', value: (row) => (row.complete ? row.state : `${row.state}, incomplete`), format: (row) => stateFormat(row.state) },
+    {
+      title: 'STATE',
+      value: (row) => (row.complete ? row.state : `${row.state}, incomplete`),
+      format: (row) => stateFormat(row.state),
+    },
     ageColumn(ctx),
     { title: 'TAGS', value: (row) => row.tags.join(','), flexible: true },
   ];

@@ -12,7 +12,9 @@ import { addListOptions, ageColumn, choice, formatError, idColumn, type ListOpti
 
 export function register(noun: Command, ctx: Context): void {
   addListOptions(noun.command('list').description('list tasks'))
-    .addOption(choice('--state <state>', 'in this state', ['queued', 'running', 'paused', 'done', 'failed', 'cancelled']))
+    .addOption(
+      choice('--state <state>', 'in this state', ['queued', 'running', 'paused', 'done', 'failed', 'cancelled']),
+    )
     .option('--drive <drive>', 'of this drive')
     .option('--object <id>', 'of the object with this id')
     .action(async (options: ListOptions & { state?: string; drive?: string; object?: string }) => {
@@ -52,10 +54,15 @@ export function register(noun: Command, ctx: Context): void {
   }
 
   onTask(noun, 'limit', 'limit the speed of a task')
-    .argument('<rate>', 'bytes per second, such as 50M; none for no limit', (text) => (text === 'none' ? 0 : parseSize(text, 'rate')))
+    .argument('<rate>', 'bytes per second, such as 50M; none for no limit', (text) =>
+      text === 'none' ? 0 : parseSize(text, 'rate'),
+    )
     .action(async (text: string, speedLimitBytesPerSecond: number) => {
       const { id } = await resolveTask(ctx, text);
-      await show(ctx, (await ctx.client.request<Task>('PATCH', `/tasks/${id}`, { body: { speedLimitBytesPerSecond } })).body);
+      await show(
+        ctx,
+        (await ctx.client.request<Task>('PATCH', `/tasks/${id}`, { body: { speedLimitBytesPerSecond } })).body,
+      );
     });
 }
 
@@ -67,7 +74,9 @@ function onTask(noun: Command, verb: string, description: string): Command {
 function formatProgress({ progress, state }: Task): string {
   if (state === 'done') return '100%';
   if (progress.total === 0) return '';
-  return progress.unit === 'bytes' ? `${Math.floor((100 * progress.done) / progress.total)}%` : `${progress.done}/${progress.total}`;
+  return progress.unit === 'bytes'
+    ? `${Math.floor((100 * progress.done) / progress.total)}%`
+    : `${progress.done}/${progress.total}`;
 }
 
 function columnsOf(ctx: Context): readonly Column<Task>[] {
@@ -76,7 +85,10 @@ function columnsOf(ctx: Context): readonly Column<Task>[] {
     { title: 'KIND', value: (task) => task.kind },
     { title: 'STATE', value: (task) => task.state, format: (task) => stateFormat(task.state) },
     { title: 'PROGRESS', align: 'right', value: formatProgress },
-    { title: 'OBJECT', value: (task) => (task.objectKind === null ? '' : `${task.objectKind} ${task.objectId?.slice(0, 8) ?? ''}`) },
+    {
+      title: 'OBJECT',
+      value: (task) => (task.objectKind === null ? '' : `${task.objectKind} ${task.objectId?.slice(0, 8) ?? ''}`),
+    },
     ageColumn(ctx),
     { title: 'ERROR', value: (task) => formatError(task.error) ?? '', flexible: true },
   ];
@@ -94,7 +106,12 @@ async function show(ctx: Context, task: Task): Promise<void> {
     ['error', formatError(task.error)],
     ['object', task.objectKind === null ? null : `${task.objectKind} ${task.objectId ?? ''}`],
     ['drives', task.driveIds.length === 0 ? null : task.driveIds.join(', ')],
-    ['progress', progress.total === 0 ? null : `${amount(progress.done)} of ${amount(progress.total)}${progress.unit === 'steps' ? ' steps' : ''}`],
+    [
+      'progress',
+      progress.total === 0
+        ? null
+        : `${amount(progress.done)} of ${amount(progress.total)}${progress.unit === 'steps' ? ' steps' : ''}`,
+    ],
     ['rate', progress.ratePerSecond === null ? null : formatRate(progress.ratePerSecond, progress.unit)],
     ['left', progress.estimateSeconds === null ? null : formatDuration(progress.estimateSeconds)],
     ['speed limit', task.speedLimitBytesPerSecond === 0 ? null : `${formatSize(task.speedLimitBytesPerSecond)}/s`],

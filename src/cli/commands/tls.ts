@@ -3,9 +3,9 @@ import { mkdir, open, rm } from 'node:fs/promises';
 import { hostname } from 'node:os';
 import { join } from 'node:path';
 import type { Command } from 'commander';
+import { errorCodeOf } from '../client.ts';
 import type { Context } from '../context.ts';
 import { CliError, usageError } from '../errors.ts';
-import { errorCodeOf } from '../client.ts';
 import { exitCodes } from '../exit-codes.ts';
 import { parseInteger } from '../sizes.ts';
 import { collect } from './common.ts';
@@ -22,7 +22,11 @@ export function register(noun: Command, ctx: Context): void {
     .command('self-signed')
     .description('make a key and a certificate for trying out')
     .requiredOption('--out <dir>', 'write cert.pem and key.pem there')
-    .option('--host <name>', 'a name or address of the server, may be repeated (default: this machine and localhost)', collect)
+    .option(
+      '--host <name>',
+      'a name or address of the server, may be repeated (default: this machine and localhost)',
+      collect,
+    )
     .option('--days <n>', 'valid for so long', (text) => parseInteger(text, 'number of days', 1), 365)
     .option('--force', 'replace existing files')
     .action(async (options: SelfSignedOptions) => {

@@ -5,7 +5,15 @@ import type { Context } from '../context.ts';
 import { resolveToken, resolveUser } from '../resolve.ts';
 import { parseTime } from '../sizes.ts';
 import type { Column } from '../table.ts';
-import { addIdempotencyOption, addListOptions, ageColumn, type CreateOptions, idColumn, type ListOptions, remove } from './common.ts';
+import {
+  addIdempotencyOption,
+  addListOptions,
+  ageColumn,
+  type CreateOptions,
+  idColumn,
+  type ListOptions,
+  remove,
+} from './common.ts';
 
 export function register(noun: Command, ctx: Context): void {
   addIdempotencyOption(noun.command('create').description('make a token; its secret is shown once').argument('<name>'))
@@ -15,9 +23,13 @@ export function register(noun: Command, ctx: Context): void {
       const body = {
         name,
         ...(options.expires === undefined ? {} : { expiresAt: parseTime(options.expires, ctx.io.now(), 1) }),
-        ...(options.user === undefined ? {} : { userId: (await resolveUser(ctx, options.user)).id }),
+        ...(options.user === undefined ? {} : { user: (await resolveUser(ctx, options.user)).id }),
       };
-      const { body: made } = await ctx.client.request<NewToken>('POST', '/tokens', { body, idempotencyKey: options.idempotencyKey });
+      const { body: made } = await ctx.client.request<NewToken>('POST', '/tokens', {
+        body,
+        idempotencyKey: options.idempotencyKey,
+        once: true,
+      });
       if (ctx.json) return ctx.printJson(made);
       await ctx.print(`${made.secret}\n`);
       ctx.note(`This is the secret of token ${made.token.name} (${made.token.id}); it is not shown again.`);
@@ -26,8 +38,28 @@ export function register(noun: Command, ctx: Context): void {
   addListOptions(noun.command('list').description('list your tokens'))
     .option('--user <user>', 'of another user; for operators')
     .action(async (options: ListOptions & { user?: string }) => {
-      const userId = options.user === undefined ? undefined : (await resolveUser(ctx, options.user)).id;
-      await ctx.printList(ctx.client.pages<Token>('/tokens', { userId }, options.limit), columnsOf(ctx), 'No tokens.');
+      const user = options.user === undefined ? undefined : (await resolveUser(ctx, options.user)).id;
+      await ctx.printList(ctx.client.pages<Token>('/tokens', { user }, options.limit), columnsOf(ctx), 'No tokens.');
+    });
+
+  noun
+    .command('show')
+    .description('show one token, without its secret')
+    .argument('<token>', 'name, id or beginning of an id')
+    .option('--user <user>', 'of another user; for operators')
+    .action(async (text: string, options: { user?: string }) => {
+      const user = options.user === undefined ? undefined : (await resolveUser(ctx, options.user)).id;
+      const token = await resolveToken(ctx, text, user);
+      if (ctx.json) return ctx.printJson(token);
+      await ctx.printFields([
+        ['name', token.name],
+        ['id', token.id],
+        ['user', token.userId],
+        ['secret', `${token.prefix}…`],
+        ['created', token.createdAt],
+        ['expires', token.expiresAt ?? 'never'],
+        ['revoked', token.revokedAt],
+      ]);
     });
 
   noun
@@ -36,8 +68,8 @@ export function register(noun: Command, ctx: Context): void {
     .argument('<token>', 'name, id or beginning of an id')
     .option('--user <user>', 'of another user; for operators')
     .action(async (text: string, options: { user?: string }) => {
-      const userId = options.user === undefined ? undefined : (await resolveUser(ctx, options.user)).id;
-      const token = await resolveToken(ctx, text, userId);
+      const user = options.user === undefined ? undefined : (await resolveUser(ctx, options.user)).id;
+      const token = await resolveToken(ctx, text, user);
       await remove(ctx, `/tokens/${token.id}`, `Revoked token ${token.name} (${token.id}).`);
     });
 }

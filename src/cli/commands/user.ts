@@ -6,7 +6,15 @@ import { usageError } from '../errors.ts';
 import { askPassword, makePassword, readLines, readPasswordFromStdin } from '../password.ts';
 import { resolveUser } from '../resolve.ts';
 import type { Column } from '../table.ts';
-import { addIdempotencyOption, addListOptions, ageColumn, type CreateOptions, idColumn, type ListOptions, remove } from './common.ts';
+import {
+  addIdempotencyOption,
+  addListOptions,
+  ageColumn,
+  type CreateOptions,
+  idColumn,
+  type ListOptions,
+  remove,
+} from './common.ts';
 
 interface PasswordOptions {
   readonly passwordStdin?: boolean;
@@ -33,7 +41,11 @@ export function register(noun: Command, ctx: Context): void {
         ...(password === null ? {} : { password }),
         ...(options.operator === true ? { isOperator: true } : {}),
       };
-      const { body: user } = await ctx.client.request<User>('POST', '/users', { body, idempotencyKey: options.idempotencyKey });
+      const { body: user } = await ctx.client.request<User>('POST', '/users', {
+        body,
+        idempotencyKey: options.idempotencyKey,
+        once: true,
+      });
       if (ctx.json) return ctx.printJson(user);
       await ctx.print(`Created user ${user.name} (${user.id}).\n`);
       ctx.note(`Make it a member of a project: calotype member set PROJECT ${user.name} member`);
@@ -58,12 +70,17 @@ export function register(noun: Command, ctx: Context): void {
         ...(options.email === undefined ? {} : { email: options.email === 'none' ? null : options.email }),
         ...(options.operator === undefined ? {} : { isOperator: options.operator }),
       };
-      if (Object.keys(body).length === 0) throw usageError('There is nothing to set.', 'Give --email, --operator or --no-operator.');
+      if (Object.keys(body).length === 0)
+        throw usageError('There is nothing to set.', 'Give --email, --operator or --no-operator.');
       await update(ctx, text, body);
     });
 
-  onUser(noun, 'disable', 'refuse every login and token of a user').action((text: string) => update(ctx, text, { disabled: true }));
-  onUser(noun, 'enable', 'let a disabled user in again').action((text: string) => update(ctx, text, { disabled: false }));
+  onUser(noun, 'disable', 'refuse every login and token of a user').action((text: string) =>
+    update(ctx, text, { disabled: true }),
+  );
+  onUser(noun, 'enable', 'let a disabled user in again').action((text: string) =>
+    update(ctx, text, { disabled: false }),
+  );
 
   onUser(noun, 'delete', 'delete a user, with tokens and grants').action(async (text: string) => {
     const { id, name } = await resolveUser(ctx, text);
@@ -78,19 +95,23 @@ export function register(noun: Command, ctx: Context): void {
     .action(async (text: string | undefined, options: PasswordOptions) => {
       const own = await ownId(ctx);
       const id = text === undefined ? own : (await resolveUser(ctx, text)).id;
-      await ctx.client.request('PUT', `/users/${id}/password`, { body: await passwordChange(ctx, options, id === own) });
+      await ctx.client.request('PUT', `/users/${id}/password`, {
+        body: await passwordChange(ctx, options, id === own),
+      });
       if (ctx.json) await ctx.printJson(null);
       else await ctx.print('The password was changed.\n');
     });
 
-  onUser(noun, 'reset-password', 'give a user a new random password, shown once; for operators').action(async (text: string) => {
-    const { id, name } = await resolveUser(ctx, text);
-    const password = makePassword();
-    await ctx.client.request('PUT', `/users/${id}/password`, { body: { password } });
-    if (ctx.json) await ctx.printJson({ userId: id, password });
-    else await ctx.print(`${password}\n`);
-    ctx.note(`This is the new password of ${name}; it is not shown again.`);
-  });
+  onUser(noun, 'reset-password', 'give a user a new random password, shown once; for operators').action(
+    async (text: string) => {
+      const { id, name } = await resolveUser(ctx, text);
+      const password = makePassword();
+      await ctx.client.request('PUT', `/users/${id}/password`, { body: { password } });
+      if (ctx.json) await ctx.printJson({ userId: id, password });
+      else await ctx.print(`${password}\n`);
+      ctx.note(`This is the new password of ${name}; it is not shown again.`);
+    },
+  );
 }
 
 function onUser(noun: Command, verb: string, description: string): Command {
@@ -106,7 +127,8 @@ async function passwordChange(ctx: Context, options: PasswordOptions, isOwn: boo
   if (!isOwn) return { password: await newPassword(ctx, options, 'New password') };
   if (options.passwordStdin === true) {
     const [oldPassword = '', password] = await readLines(ctx.io, 2);
-    if (password === undefined) throw usageError('Standard input holds one line; the old and the new password were expected.');
+    if (password === undefined)
+      throw usageError('Standard input holds one line; the old and the new password were expected.');
     return { oldPassword, password };
   }
   const oldPassword = await askPassword(ctx.io, 'Old password', false);

@@ -1,0 +1,48 @@
+/** A libvirt guest with one qcow2 disk, for the comparison with virsh; null where libvirt is not installed. */
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { temporaryDirectory } from './support.ts';
+
+export interface LibvirtGuest {
+  name: string;
+  stop(): void;
+}
+
+const connection = ['-q', '-c', 'qemu:///system'];
+
+export async function startLibvirtGuest(): Promise<LibvirtGuest | null> {
+  if (spawnSync('virsh', ['--version']).status !== 0 || spawnSync('libvirtd', ['--version']).status !== 0) return null;
+  const directory = temporaryDirectory('virt');
+  const disk = join(directory, 'disk.qcow2');
+  execFileSync('chmod', ['755', directory]);
+  execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', disk, '1G']);
+  execFileSync('chmod', ['666', disk]);
+  const daemon =
+    spawnSync('virsh', [...connection, 'list']).status === 0 ? null : spawn('libvirtd', [], { stdio: 'ignore' });
+  for (let i = 0; i < 100 && spawnSync('virsh', [...connection, 'list']).status !== 0; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  const name = `calotype-bench-${process.pid}`;
+  const file = join(directory, 'guest.xml');
+  writeFileSync(
+    file,
+    `<domain type='qemu'><name>${name}</name><memory unit='MiB'>64</memory><vcpu>1</vcpu>
+     <os><type arch='x86_64'>hvm</type></os><seclabel type='none'/>
+     <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='${disk}'/>
+     <target dev='vda' bus='virtio'/></disk></devices></domain>`,
+  );
+  const started = spawnSync('virsh', [...connection, 'create', file], { encoding: 'utf8' });
+  if (started.status !== 0) {
+    process.stderr.write(`libvirt guest did not start: ${started.stderr}\n`);
+    daemon?.kill();
+    return null;
+  }
+  return {
+    name,
+    stop: () => {
+      spawnSync('virsh', [...connection, 'destroy', name]);
+      daemon?.kill();
+    },
+  };
+}

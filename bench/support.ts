@@ -1,0 +1,303 @@
+/** Shared by the benchmarks: percentiles, a server of our own, a bare daemon as the floor, writers in processes of their own. */
+import { type ChildProcess, execFileSync, fork, spawn } from 'node:child_process';
+import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { Agent, request } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import type { StorageDaemon } from '../src/qemu/storage-daemon.ts';
+import { reachStorageDaemon } from '../src/qemu/storage-daemon.ts';
+
+const root = fileURLToPath(new URL('..', import.meta.url));
+
+export interface Row {
+  what: string;
+  value: string;
+  /** Against the baseline of the same run. */
+  ratio?: string;
+  /** What issue and design ask for. */
+  limit?: string;
+  holds?: boolean;
+}
+
+export function percentile(samples: readonly number[], share: number): number {
+  const sorted = [...samples].sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN;
+}
+
+export const ms = (value: number): string => `${value.toFixed(value < 10 ? 2 : 1)} ms`;
+
+/** One line of a table: a figure as a ratio to its baseline, and whether it stays within the limit. */
+export function ratioRow(
+  what: string,
+  value: number,
+  baseline: number,
+  limit: number,
+  sense: 'atMost' | 'atLeast',
+): Row {
+  const ratio = value / baseline;
+  return {
+    what,
+    value: ms(value),
+    ratio: `${ratio.toFixed(2)}×`,
+    limit: `${sense === 'atMost' ? '≤' : '≥'} ${limit}×`,
+    holds: sense === 'atMost' ? ratio <= limit : ratio >= limit,
+  };
+}
+
+export async function timed<T>(work: () => Promise<T>): Promise<{ ms: number; result: T }> {
+  const start = performance.now();
+  const result = await work();
+  return { ms: performance.now() - start, result };
+}
+
+export function temporaryDirectory(name: string): string {
+  const base = process.env.CALOTYPE_BENCH_DIR ?? tmpdir();
+  mkdirSync(base, { recursive: true });
+  return mkdtempSync(join(base, `cb-${name}-`));
+}
+
+export interface Answer {
+  status: number;
+  headers: Record<string, string | string[] | undefined>;
+  body: unknown;
+}
+
+/** A running server, in a process of its own, and a lean client for it. */
+export class BenchServer {
+  readonly directory: string;
+  readonly port: number;
+  readonly readyMs: number;
+  readonly pid: number;
+  readonly #child: ChildProcess;
+  readonly #agent = new Agent({ keepAlive: true, maxSockets: 64 });
+  readonly token: string;
+
+  private constructor(directory: string, port: number, child: ChildProcess, readyMs: number, token: string) {
+    this.directory = directory;
+    this.port = port;
+    this.#child = child;
+    this.pid = child.pid ?? 0;
+    this.readyMs = readyMs;
+    this.token = token;
+  }
+
+  static async start(directory: string, options: { port?: number } = {}): Promise<BenchServer> {
+    const port = options.port ?? 21000 + Math.floor(Math.random() * 20000);
+    const start = performance.now();
+    const child = spawn(
+      join(root, 'node_modules/.bin/node'),
+      [join(root, 'bin/calotype'), 'serve', '--data', directory, '--port-base', String(port)],
+      { stdio: ['ignore', 'ignore', 'inherit'] },
+    );
+    for (;;) {
+      if (child.exitCode !== null) throw new Error('the server ended');
+      if (await isReady(port)) break;
+      await delay(5);
+    }
+    const readyMs = performance.now() - start;
+    const access: { token: string } = JSON.parse(readFileSync(join(directory, 'access.json'), 'utf8'));
+    return new BenchServer(directory, port, child, readyMs, access.token);
+  }
+
+  /** Resident memory of the server process, bytes. */
+  residentBytes(): number {
+    const pages = readFileSync(`/proc/${this.pid}/statm`, 'utf8').split(' ')[1];
+    return Number(pages) * 4096;
+  }
+
+  call(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Answer> {
+    const text = body === undefined ? undefined : JSON.stringify(body);
+    return new Promise((resolve, reject) => {
+      const outgoing = request(
+        {
+          agent: this.#agent,
+          host: '127.0.0.1',
+          port: this.port,
+          method,
+          path,
+          headers: {
+            authorization: `Bearer ${this.token}`,
+            ...(text === undefined
+              ? {}
+              : { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(text)) }),
+            ...headers,
+          },
+        },
+        (incoming) => {
+          const parts: Buffer[] = [];
+          incoming.on('data', (part: Buffer) => parts.push(part));
+          incoming.on('end', () => {
+            const raw = Buffer.concat(parts).toString();
+            const status = incoming.statusCode ?? 0;
+            resolve({ status, headers: incoming.headers, body: raw === '' ? null : JSON.parse(raw) });
+          });
+          incoming.on('error', reject);
+        },
+      );
+      outgoing.on('error', reject);
+      outgoing.end(text);
+    });
+  }
+
+  /** Calls and waits for the task; throws on any failure. */
+  async done<T>(method: string, path: string, body?: unknown): Promise<T> {
+    const answer = await this.call(method, path, body, { prefer: 'wait=60' });
+    if (answer.status >= 300) throw new Error(`${method} ${path}: ${answer.status} ${JSON.stringify(answer.body)}`);
+    return answer.body as T;
+  }
+
+  async createDrive(name: string, sizeBytes: number): Promise<string> {
+    const made = await this.done<{ drive: { id: string } }>('POST', '/v1/drives', { name, sizeBytes });
+    return made.drive.id;
+  }
+
+  async exportDrive(driveId: string): Promise<{ id: string; exportName: string; socketPath: string }> {
+    const made = await this.done<{ export: { id: string; exportName: string; uri: string } }>('POST', '/v1/exports', {
+      driveId,
+      writable: true,
+    });
+    const socketPath = new URL(made.export.uri.replace('nbd+unix', 'http')).searchParams.get('socket') ?? '';
+    return { id: made.export.id, exportName: made.export.exportName, socketPath };
+  }
+
+  async stop(): Promise<void> {
+    this.#agent.destroy();
+    const ended = new Promise((resolve) => this.#child.once('exit', resolve));
+    this.#child.kill('SIGTERM');
+    await ended;
+    stopDaemon(this.directory);
+  }
+}
+
+async function isReady(port: number): Promise<boolean> {
+  try {
+    const answer = await fetch(`http://127.0.0.1:${port}/readyz`);
+    return answer.ok;
+  } catch {
+    return false;
+  }
+}
+
+/** Ends the storage daemon that a server left behind. */
+export function stopDaemon(directory: string): void {
+  try {
+    process.kill(Number(readFileSync(join(directory, 'run/storage-daemon.pid'), 'utf8')), 'SIGTERM');
+  } catch {
+    return;
+  }
+}
+
+/** A storage daemon with nothing of ours around it: the floor. */
+export class BareDaemon {
+  readonly directory: string;
+  readonly daemon: StorageDaemon;
+  #next = 0;
+
+  private constructor(directory: string, daemon: StorageDaemon) {
+    this.directory = directory;
+    this.daemon = daemon;
+  }
+
+  static async start(): Promise<BareDaemon> {
+    const directory = temporaryDirectory('bare');
+    const daemon = await reachStorageDaemon({ runDirectory: join(directory, 'run'), imageDirectory: directory });
+    return new BareDaemon(directory, daemon);
+  }
+
+  /** A new image file by qemu-img; returns its name. */
+  image(sizeBytes: number, backing?: string): string {
+    const name = `i${this.#next++}`;
+    const base = backing === undefined ? [] : ['-b', `${backing}.qcow2`, '-F', 'qcow2'];
+    execFileSync(
+      'qemu-img',
+      [
+        'create',
+        '-q',
+        '-f',
+        'qcow2',
+        '-o',
+        'cluster_size=128k,extended_l2=on',
+        ...base,
+        `${name}.qcow2`,
+        String(sizeBytes),
+      ],
+      { cwd: this.directory },
+    );
+    return name;
+  }
+
+  node(name: string, backing: string | null, readOnly = false): Record<string, unknown> {
+    return {
+      driver: 'qcow2',
+      'node-name': name,
+      'read-only': readOnly,
+      backing,
+      discard: 'unmap',
+      cache: { direct: true },
+      file: {
+        driver: 'file',
+        'node-name': `${name}f`,
+        filename: `${name}.qcow2`,
+        discard: 'unmap',
+        cache: { direct: true },
+      },
+    };
+  }
+
+  async add(name: string, backing: string | null, readOnly = false): Promise<void> {
+    await this.daemon.qmp.execute('blockdev-add', this.node(name, backing, readOnly));
+  }
+
+  async serve(node: string, exportName: string): Promise<void> {
+    await this.daemon.qmp.execute('block-export-add', {
+      type: 'nbd',
+      id: exportName,
+      'node-name': node,
+      name: exportName,
+      writable: true,
+    });
+  }
+
+  stop(): void {
+    this.daemon.qmp.close();
+    stopDaemon(this.directory);
+    rmSync(this.directory, { recursive: true, force: true });
+  }
+}
+
+export interface Writer {
+  /** Ends the writer. @returns the longest time one write took, and the writes per second */
+  stop(): Promise<{ longestMs: number; perSecond: number }>;
+  /** The longest write since the last call. */
+  longest(): Promise<number>;
+}
+
+/** Random 4 KiB writes at a rate over NBD, from a process of its own. */
+export async function startWriter(
+  socketPath: string,
+  exportName: string,
+  options: { perSecond: number; spanBytes: number },
+): Promise<Writer> {
+  const child = fork(join(root, 'bench/writer.ts'), [
+    socketPath,
+    exportName,
+    String(options.perSecond),
+    String(options.spanBytes),
+  ]);
+  const answer = <T>(question: string): Promise<T> =>
+    new Promise((resolve) => {
+      child.once('message', (message) => resolve(message as T));
+      child.send(question);
+    });
+  await new Promise((resolve) => child.once('message', resolve));
+  return {
+    longest: () => answer<number>('longest'),
+    stop: async () => {
+      const summary = await answer<{ longestMs: number; perSecond: number }>('stop');
+      child.kill();
+      return summary;
+    },
+  };
+}

@@ -1,0 +1,247 @@
+/** For unit tests of the routes: a service in which every use case refuses, but for those a test gives. */
+import { pino } from 'pino';
+import { CalotypeError, notFound } from '../../core/errors.ts';
+import {
+  type DriveId,
+  type DriveSnapshotId,
+  newId,
+  type ProjectId,
+  type SnapshotId,
+  type TaskId,
+  type UserId,
+} from '../../core/ids.ts';
+import type { Drive, Snapshot, Task } from '../../core/model.ts';
+import { nowUs } from '../../core/time.ts';
+import type { Identity } from '../../service/authenticate.ts';
+import type { Caller } from '../../service/caller.ts';
+import type { Service } from '../../service/interface.ts';
+import { type BuildHooks, type BuiltApp, buildApp } from '../app.ts';
+import type { Accounts, AppOptions } from '../context.ts';
+
+const refuse = (): never => {
+  throw new Error('this test did not expect the call');
+};
+
+export interface FakeServices {
+  drives?: Partial<Service['drives']>;
+  snapshots?: Partial<Service['snapshots']>;
+  exports?: Partial<Service['exports']>;
+  tasks?: Partial<Service['tasks']>;
+  events?: Partial<Service['events']>;
+  users?: Partial<Accounts['users']>;
+  projects?: Partial<Accounts['projects']>;
+  tokens?: Partial<Accounts['tokens']>;
+  grants?: Partial<Accounts['grants']>;
+  doctor?: Service['doctor'];
+  readiness?: Service['readiness'];
+}
+
+export const caller: Caller = {
+  userId: newId<UserId>(),
+  userName: 'ada',
+  projectId: newId<ProjectId>(),
+  projectName: 'default',
+  role: 'operator',
+  via: 'native',
+};
+
+export const bearer = { authorization: 'Bearer good' };
+
+const crud = { create: refuse, list: refuse, get: refuse, update: refuse, delete: refuse };
+
+export function fakeService(given: FakeServices): Service {
+  return {
+    drives: {
+      ...crud,
+      import: refuse,
+      resize: refuse,
+      usage: refuse,
+      check: refuse,
+      flatten: refuse,
+      revert: refuse,
+      download: refuse,
+      ...given.drives,
+    },
+    snapshots: {
+      ...crud,
+      getByPart: refuse,
+      revert: refuse,
+      clone: refuse,
+      tree: refuse,
+      usage: refuse,
+      changes: refuse,
+      download: refuse,
+      ...given.snapshots,
+    },
+    exports: { create: refuse, list: refuse, get: refuse, close: refuse, ...given.exports },
+    tasks: {
+      list: refuse,
+      get: refuse,
+      waitFor: refuse,
+      cancel: refuse,
+      pause: refuse,
+      resume: refuse,
+      setSpeedLimit: refuse,
+      ...given.tasks,
+    },
+    events: { list: refuse, subscribe: refuse, ...given.events },
+    doctor: given.doctor ?? refuse,
+    space: async () => ({ freeBytes: 3, totalBytes: 10, reserveBytes: 1, low: false }),
+    readiness: given.readiness ?? (async () => ({ ready: true, reasons: [] })),
+    projectIdOf: refuse,
+  };
+}
+
+const identity: Identity = {
+  userId: caller.userId,
+  userName: caller.userName,
+  isOperator: true,
+  memberships: [{ projectId: caller.projectId, projectName: caller.projectName, role: 'admin' }],
+};
+
+/** Takes the token `good` and the password `ada:secret`. */
+export const fakeAuthenticator: AppOptions['authenticator'] = {
+  bearer: async (secret) => {
+    if (secret === 'expired') throw new CalotypeError('token_expired');
+    if (secret === 'revoked') throw new CalotypeError('token_revoked');
+    if (secret !== 'good') throw new CalotypeError('unauthenticated', 'The token is not known.');
+    return identity;
+  },
+  basic: async (user, password) => {
+    if (user === 'slow') throw new CalotypeError('too_many_logins', undefined, { retryAfterSeconds: 7 });
+    if (user !== 'ada' || password !== 'secret') throw new CalotypeError('unauthenticated');
+    return identity;
+  },
+  callerFor: async (_identity, { project, via }) => {
+    if (project !== undefined && project !== 'default') throw notFound('project', project);
+    return { ...caller, via };
+  },
+};
+
+export async function fakeApp(
+  given: FakeServices = {},
+  options: Partial<AppOptions> = {},
+  hooks: BuildHooks = {},
+): Promise<BuiltApp> {
+  return buildApp(
+    {
+      service: fakeService(given),
+      accounts: {
+        users: { ...crud, setPassword: refuse, changePassword: refuse, ...given.users },
+        projects: { ...crud, listMembers: refuse, setMember: refuse, removeMember: refuse, ...given.projects },
+        tokens: { create: refuse, list: refuse, get: refuse, revoke: refuse, ...given.tokens },
+        grants: { ...crud, ...given.grants },
+      },
+      authenticator: fakeAuthenticator,
+      facts: {
+        version: '0.0.0',
+        engine: {
+          name: 'fake',
+          capabilities: {
+            atomicGroups: true,
+            revertKeepsNewer: true,
+            liveRevert: true,
+            throttledReclaim: true,
+            changeGrainBytes: 4096,
+          },
+        },
+        tools: {},
+      },
+      inventory: {
+        counts: async () => [{ kind: 'tasks', state: 'done', count: 5 }],
+        space: async () => ({ freeBytes: 3, totalBytes: 10, reserveBytes: 1, low: false }),
+      },
+      maxImportBytes: 1000,
+      metricsPublic: false,
+      trustedProxies: [],
+      ...options,
+    },
+    pino({ level: 'silent' }),
+    hooks,
+  );
+}
+
+export function aDrive(more: Partial<Drive> = {}): Drive {
+  return {
+    id: newId<DriveId>(),
+    number: 1,
+    projectId: caller.projectId,
+    name: 'data',
+    description: '',
+    sizeBytes: 1024 ** 3,
+    state: 'available',
+    meta: { team: 'blue' },
+    tags: ['nightly'],
+    error: null,
+    basedOn: null,
+    sourceId: null,
+    snapshotCount: 2,
+    exported: false,
+    createdAt: nowUs(),
+    updatedAt: nowUs(),
+    version: 3,
+    ...more,
+  };
+}
+
+export function aSnapshot(more: Partial<Snapshot> = {}): Snapshot {
+  const id = newId<SnapshotId>();
+  return {
+    id,
+    number: 7,
+    projectId: caller.projectId,
+    name: 'before the upgrade',
+    description: '',
+    state: 'available',
+    meta: { ticket: 'OPS-1' },
+    tags: ['keep'],
+    error: null,
+    origin: 'manual',
+    consistency: 'crash',
+    complete: true,
+    parts: [
+      {
+        id: newId<DriveSnapshotId>(),
+        number: 8,
+        snapshotId: id,
+        driveId: newId<DriveId>(),
+        driveName: 'data',
+        parentId: null,
+        virtualBytes: 1024 ** 3,
+        sizeBytes: 4096,
+        current: true,
+      },
+    ],
+    sizeBytes: 4096,
+    createdBy: caller.userId,
+    createdAt: nowUs(),
+    updatedAt: nowUs(),
+    version: 1,
+    ...more,
+  };
+}
+
+export function aTask(more: Partial<Task> = {}): Task {
+  return {
+    id: newId<TaskId>(),
+    number: 4,
+    projectId: caller.projectId,
+    userId: caller.userId,
+    via: 'native',
+    kind: 'drive.create',
+    state: 'queued',
+    objectKind: 'drive',
+    objectId: null,
+    driveIds: [],
+    progress: { done: 0, total: 1, unit: 'steps', ratePerSecond: null, estimateSeconds: null },
+    result: null,
+    error: null,
+    cancellable: true,
+    pausable: false,
+    speedLimitBytesPerSecond: 0,
+    createdAt: nowUs(),
+    startedAt: null,
+    finishedAt: null,
+    ...more,
+  };
+}

@@ -1,0 +1,153 @@
+/** The use cases of drives; what is longer lives beside this file: imports, lists, downloads, deletion, reverts. */
+import { sql } from 'kysely';
+import { addEvent } from '../catalog/catalog.ts';
+import { driveNameExists, findDrive, insertDrive } from '../catalog/drives.ts';
+import { replaceTags } from '../catalog/tags.ts';
+import { CalotypeError, notFound } from '../core/errors.ts';
+import { type DriveId, newId } from '../core/ids.ts';
+import type { Task } from '../core/model.ts';
+import { checkName, checkSize } from '../core/names.ts';
+import { nowUs } from '../core/time.ts';
+import { assertDriveReady, driveRow, ownerOf, readableDrive } from './access.ts';
+import type { Caller } from './caller.ts';
+import type { Context } from './context.ts';
+import { deleteDrive } from './drive-delete.ts';
+import { listDrives } from './drive-lists.ts';
+import { downloadDrive } from './downloads.ts';
+import { type FirstAttempt, once, remember } from './idempotency.ts';
+import { importDrive } from './imports.ts';
+import type { CreateOptions, DriveUseCases } from './interface.ts';
+import { assertVersion, checkLabels, checkUpdate } from './labels.ts';
+import { toDrive } from './objects.ts';
+import { replayDrive, replayTask } from './replay.ts';
+import { revertDrive } from './reverts.ts';
+import { assertMayCreate } from './rights.ts';
+
+export function driveUseCases(context: Context): DriveUseCases {
+  const { catalog, engine, runner, config } = context;
+
+  /** A task over one ready drive that makes no object. */
+  function simpleChange<K extends 'drive.resize' | 'drive.flatten' | 'drive.check'>(
+    caller: Caller,
+    id: DriveId,
+    options: CreateOptions | undefined,
+    kind: K,
+    input: K extends 'drive.resize' ? { sizeBytes: number } : Record<string, never>,
+    check?: (drive: { size_bytes: number }) => void,
+  ): Promise<Task> {
+    const first = async (): Promise<Task> => {
+      const task = await runner.change(async (tx, add) => {
+        const drive = await driveRow(tx, caller, 'write', id);
+        assertDriveReady(context, drive);
+        check?.(drive);
+        const added = await add({
+          kind,
+          input,
+          driveIds: [id],
+          objectKind: 'drive',
+          objectId: id,
+          owner: ownerOf(caller, drive.project_id),
+          event: { detail: { name: drive.name, ...input } },
+        });
+        await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: id });
+        return added;
+      });
+      return runner.view(task);
+    };
+    return once(context, caller, options, first, (attempt: FirstAttempt) => replayTask(context, attempt));
+  }
+
+  return {
+    create(caller, input, options) {
+      const first = async () => {
+        assertMayCreate(caller);
+        const name = checkName(input.name);
+        const sizeBytes = checkSize(input.sizeBytes, { max: config.maxDriveBytes }, 'sizeBytes');
+        const labels = checkLabels(input);
+        const id = newId<DriveId>();
+        const { task, record } = await runner.change(async (tx, add) => {
+          if (options?.refuseExistingName === true && (await driveNameExists(tx, caller.projectId, name))) {
+            throw new CalotypeError('name_taken', `There is a drive named ${name}.`, { name });
+          }
+          const made = await insertDrive(tx, {
+            id,
+            projectId: caller.projectId,
+            name,
+            ...labels,
+            sizeBytes,
+            sourceId: null,
+            at: nowUs(),
+          });
+          const added = await add({
+            kind: 'drive.create',
+            input: { sizeBytes },
+            driveIds: [id],
+            objectKind: 'drive',
+            objectId: id,
+            owner: ownerOf(caller, caller.projectId),
+            event: { detail: { name, sizeBytes } },
+          });
+          await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: id });
+          return { task: added, record: made };
+        });
+        return { task: runner.view(task), drive: toDrive(record) };
+      };
+      return once(context, caller, options, first, (attempt) => replayDrive(context, attempt));
+    },
+
+    import: (caller, input, options) => importDrive(context, caller, input, options),
+    list: (caller, filter, sort, page) => listDrives(context, caller, filter, sort, page),
+
+    async get(caller, id) {
+      return toDrive(await readableDrive(catalog.db, caller, id));
+    },
+
+    async update(caller, id, update) {
+      const { tags, ...columns } = checkUpdate(update);
+      const record = await catalog.write(async (tx) => {
+        const drive = await driveRow(tx, caller, 'write', id);
+        assertVersion(drive, update.ifVersion);
+        await tx
+          .updateTable('drives')
+          .set({ ...columns, updated_at: nowUs(), version: sql`version + 1` })
+          .where('id', '=', id)
+          .execute();
+        if (tags !== undefined) await replaceTags(tx, id, tags);
+        await addEvent(tx, {
+          projectId: drive.project_id,
+          userId: caller.userId,
+          via: caller.via,
+          kind: 'drive.updated',
+          objectKind: 'drive',
+          objectId: id,
+          detail: { name: columns.name ?? drive.name, fields: Object.keys(update).filter((key) => key !== 'ifVersion') },
+        });
+        return findDrive(tx, id);
+      });
+      if (record === undefined) throw notFound('drive', id);
+      context.feed.wake();
+      return toDrive(record);
+    },
+
+    resize(caller, id, sizeBytes, options) {
+      const wanted = checkSize(sizeBytes, { max: config.maxDriveBytes }, 'sizeBytes');
+      return simpleChange(caller, id, options, 'drive.resize', { sizeBytes: wanted }, (drive) => {
+        if (wanted < drive.size_bytes) {
+          throw new CalotypeError('shrink_not_supported', undefined, { sizeBytes: drive.size_bytes, wanted });
+        }
+      });
+    },
+
+    delete: (caller, id, options) => deleteDrive(context, caller, id, options),
+
+    async usage(caller, id) {
+      await driveRow(catalog.db, caller, 'read', id);
+      return engine.usage(id);
+    },
+
+    check: (caller, id, options) => simpleChange(caller, id, options, 'drive.check', {}),
+    flatten: (caller, id, options) => simpleChange(caller, id, options, 'drive.flatten', {}),
+    revert: (caller, id, input, options) => revertDrive(context, caller, id, input, options),
+    download: (caller, id, format) => downloadDrive(context, caller, id, format),
+  };
+}

@@ -1,0 +1,133 @@
+/** Deletes snapshots or parts of them: answered and out of the lists at once, space comes back in the background. */
+import { dropHiddenDrives } from '../catalog/drives.ts';
+import { exportsOfPoints } from '../catalog/exports.ts';
+import type { Db } from '../catalog/catalog.ts';
+import { findParts, findSnapshot, moveSnapshot, removeIfEmpty, removeParts } from '../catalog/snapshots.ts';
+import { CalotypeError, notFound } from '../core/errors.ts';
+import type { DriveSnapshotId, SnapshotId } from '../core/ids.ts';
+import type { Task } from '../core/model.ts';
+import { nowUs } from '../core/time.ts';
+import { ownerOf, partRow, snapshotRow } from './access.ts';
+import type { ActiveTask } from './active-task.ts';
+import type { Caller } from './caller.ts';
+import type { Context } from './context.ts';
+import { once, remember } from './idempotency.ts';
+import type { CreateOptions } from './interface.ts';
+import { assertVersion } from './labels.ts';
+import type { Reclaimer } from './reclaim.ts';
+import { replayTask } from './replay.ts';
+
+/** @throws snapshot_in_use, with the ids of the exports */
+export async function assertPointsFree(db: Db, ids: readonly DriveSnapshotId[]): Promise<void> {
+  const exports = await exportsOfPoints(db, ids);
+  if (exports.length === 0) return;
+  throw new CalotypeError('snapshot_in_use', 'The snapshot is exported.', {
+    blocking: exports.map((row) => row.id),
+    remedy: 'Close these exports first.',
+  });
+}
+
+export function deleteSnapshot(
+  context: Context,
+  caller: Caller,
+  id: SnapshotId,
+  options: { parts?: readonly DriveSnapshotId[]; ifVersion?: number } & CreateOptions = {},
+): Promise<Task> {
+  const { runner } = context;
+  const first = async (): Promise<Task> => {
+    const task = await runner.change(async (tx, add) => {
+      // A guest may delete the part of a drive that he may write, without a right to all of the snapshot.
+      const wanted = options.parts === undefined ? undefined : new Set(options.parts);
+      if (wanted === undefined) await snapshotRow(tx, caller, 'write', id);
+      else for (const part of wanted) await partRow(tx, caller, 'write', part);
+      const snapshot = await findSnapshot(tx, id);
+      if (snapshot === undefined) throw notFound('snapshot', id);
+      assertVersion(snapshot, options.ifVersion);
+      for (const part of wanted ?? []) {
+        if (!snapshot.parts.some((known) => known.id === part)) throw notFound('drive snapshot', part);
+      }
+      const parts = snapshot.parts.filter((part) => wanted === undefined || wanted.has(part.id));
+      const whole = parts.length === snapshot.parts.length;
+      if (snapshot.state === 'deleting') {
+        const earlier = findDeletion(context, id);
+        if (earlier !== undefined) return earlier;
+      }
+      const driveSnapshotIds = parts.map((part) => part.id);
+      await assertPointsFree(tx, driveSnapshotIds);
+      if (whole) {
+        await moveSnapshot(tx, {
+          id,
+          from: ['creating', 'available', 'error'],
+          to: 'deleting',
+          error: snapshot.error_json,
+          at: nowUs(),
+        });
+      }
+      const driveIds = [...new Set(parts.map((part) => part.drive_id))];
+      const added = await add({
+        kind: 'snapshot.delete',
+        input: {
+          snapshotId: id,
+          driveSnapshotIds,
+          driveIds,
+          whole,
+          before: snapshot.state === 'error' ? 'error' : 'available',
+        },
+        driveIds,
+        objectKind: 'snapshot',
+        objectId: id,
+        owner: ownerOf(caller, snapshot.project_id),
+        event: { detail: { name: snapshot.name, ...(whole ? {} : { driveSnapshotIds }) } },
+      });
+      await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'snapshot', objectId: id });
+      return added;
+    });
+    return runner.view(task);
+  };
+  return once(context, caller, options, first, (attempt) => replayTask(context, attempt));
+}
+
+function findDeletion(context: Context, id: SnapshotId): ActiveTask | undefined {
+  for (const task of context.runner.active()) {
+    if (task.kind === 'snapshot.delete' && task.row.object_id === id && task.ready) return task;
+  }
+  return undefined;
+}
+
+export function registerSnapshotDelete(context: Context, reclaimer: Reclaimer): void {
+  const { catalog, engine, runner } = context;
+  runner.register('snapshot.delete', {
+    cancellable: 'background',
+    pausable: 'background',
+    async run(task, input) {
+      if (task.holdsDrives) {
+        const { snapshotId, whole } = input;
+        const found = await findParts(catalog.db, input.driveSnapshotIds);
+        const ids = found.map((part) => part.id);
+        await assertPointsFree(catalog.db, ids);
+        await engine.deleteSnapshots(ids, async (tx) => {
+          await removeParts(tx, ids, nowUs());
+          if (whole) await removeIfEmpty(tx, snapshotId);
+          await dropHiddenDrives(tx, input.driveIds);
+          await task.concludeForeground(tx, {
+            event: whole ? 'snapshot.deleted' : 'snapshot.part_deleted',
+            detail: { driveSnapshotIds: ids },
+          });
+        });
+        runner.release(task);
+      }
+      return reclaimer.run(context, task, input.driveIds);
+    },
+    async abandon(tx, task, input, error, cancelled) {
+      if (!task.holdsDrives || !input.whole) return;
+      const json = cancelled ? null : JSON.stringify(error);
+      await moveSnapshot(tx, {
+        id: input.snapshotId,
+        from: ['deleting'],
+        to: input.before,
+        error: json,
+        at: nowUs(),
+      });
+    },
+  });
+}

@@ -1,0 +1,169 @@
+/** The use cases of snapshots; what is longer lives beside this file: lists, deletion, reverts, clones, downloads. */
+import { sql } from 'kysely';
+import { addEvent } from '../catalog/catalog.ts';
+import { findDriveRows } from '../catalog/drives.ts';
+import { findSnapshot, insertSnapshot, snapshotNameExists } from '../catalog/snapshots.ts';
+import { replaceTags } from '../catalog/tags.ts';
+import { CalotypeError, notFound } from '../core/errors.ts';
+import { type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
+import { checkName } from '../core/names.ts';
+import { nowUs } from '../core/time.ts';
+import { assertDriveReady, driveRow, ownerOf, partRow, readableSnapshot, snapshotRow } from './access.ts';
+import type { Context } from './context.ts';
+import { cloneSnapshot } from './clones.ts';
+import { downloadSnapshot } from './downloads.ts';
+import { once, remember } from './idempotency.ts';
+import type { SnapshotUseCases } from './interface.ts';
+import { assertVersion, checkLabels, checkUpdate, compactTime, fitName } from './labels.ts';
+import { toSnapshot } from './objects.ts';
+import { replaySnapshot } from './replay.ts';
+import { revertSnapshot } from './reverts.ts';
+import { assertWritable } from './rights.ts';
+import { deleteSnapshot } from './snapshot-delete.ts';
+import { listSnapshots, snapshotTree } from './snapshot-lists.ts';
+
+export const maxGroup = 64;
+
+export function snapshotUseCases(context: Context): SnapshotUseCases {
+  const { catalog, engine, runner, sizes } = context;
+
+  return {
+    create(caller, input, options) {
+      const first = async () => {
+        const { driveIds } = input;
+        if (driveIds.length === 0 || driveIds.length > maxGroup) {
+          throw new CalotypeError('invalid_request', `Name 1 to ${maxGroup} drives.`, { field: 'driveIds', max: maxGroup });
+        }
+        if (new Set(driveIds).size !== driveIds.length) {
+          throw new CalotypeError('invalid_request', 'A drive is named twice.', { field: 'driveIds' });
+        }
+        if (driveIds.length > 1 && !engine.capabilities.atomicGroups) {
+          throw new CalotypeError('not_supported', 'This engine cannot snapshot several drives at one instant.');
+        }
+        const wanted = input.name === undefined ? undefined : checkName(input.name);
+        const labels = checkLabels(input);
+        const id = newId<SnapshotId>();
+        const { task, record } = await runner.change(async (tx, add) => {
+          const rows = await findDriveRows(tx, driveIds);
+          const drives = [];
+          for (const driveId of driveIds) {
+            const row = rows.get(driveId);
+            const there = row === undefined || row.state === 'deleted' ? undefined : row;
+            const object = there && ({ projectId: there.project_id, kind: 'drive', id: driveId } as const);
+            await assertWritable(caller, object, tx, { kind: 'drive', id: driveId });
+            if (there === undefined) throw notFound('drive', driveId);
+            assertDriveReady(context, there);
+            drives.push(there);
+          }
+          const [leader] = drives;
+          if (leader === undefined) throw new CalotypeError('internal');
+          const at = nowUs();
+          const name = wanted ?? fitName(leader.name, `-${compactTime(at)}`);
+          if (options?.refuseExistingName === true && (await snapshotNameExists(tx, leader.project_id, name))) {
+            throw new CalotypeError('name_taken', `There is a snapshot named ${name}.`, { name });
+          }
+          const parts = drives.map((drive) => ({
+            id: newId<DriveSnapshotId>(),
+            driveId: drive.id,
+            driveName: drive.name,
+            parentId: null,
+            sizeBytes: drive.size_bytes,
+            changedBytes: null,
+          }));
+          const made = await insertSnapshot(tx, {
+            id,
+            projectId: leader.project_id,
+            name,
+            ...labels,
+            state: 'creating',
+            origin: 'manual',
+            createdBy: caller.userId,
+            parts,
+            at,
+          });
+          const added = await add({
+            kind: 'snapshot.create',
+            input: {
+              snapshotId: id,
+              points: parts.map((part) => ({ driveId: part.driveId, driveSnapshotId: part.id })),
+            },
+            driveIds,
+            objectKind: 'snapshot',
+            objectId: id,
+            owner: ownerOf(caller, leader.project_id),
+            event: { detail: { name, driveIds } },
+          });
+          await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'snapshot', objectId: id });
+          return { task: added, record: made };
+        });
+        return { task: runner.view(task), snapshot: toSnapshot(record) };
+      };
+      return once(context, caller, options, first, (attempt) => replaySnapshot(context, attempt));
+    },
+
+    list: (caller, filter, sort, page) => listSnapshots(context, caller, filter, sort, page),
+
+    async get(caller, id) {
+      const record = await readableSnapshot(catalog.db, caller, id);
+      return toSnapshot(record, await sizes.fresh([record]));
+    },
+
+    async getByPart(caller, id) {
+      const { snapshot } = await partRow(catalog.db, caller, 'read', id);
+      const record = await findSnapshot(catalog.db, snapshot.id);
+      if (record === undefined) throw notFound('drive snapshot', id);
+      return toSnapshot(record, await sizes.fresh([record]));
+    },
+
+    async update(caller, id, update) {
+      const { tags, ...columns } = checkUpdate(update);
+      const record = await catalog.write(async (tx) => {
+        const snapshot = await snapshotRow(tx, caller, 'write', id);
+        assertVersion(snapshot, update.ifVersion);
+        await tx
+          .updateTable('snapshots')
+          .set({ ...columns, updated_at: nowUs(), version: sql`version + 1` })
+          .where('id', '=', id)
+          .execute();
+        if (tags !== undefined) await replaceTags(tx, id, tags);
+        await addEvent(tx, {
+          projectId: snapshot.project_id,
+          userId: caller.userId,
+          via: caller.via,
+          kind: 'snapshot.updated',
+          objectKind: 'snapshot',
+          objectId: id,
+          detail: {
+            name: columns.name ?? snapshot.name,
+            fields: Object.keys(update).filter((key) => key !== 'ifVersion'),
+          },
+        });
+        return findSnapshot(tx, id);
+      });
+      if (record === undefined) throw notFound('snapshot', id);
+      context.feed.wake();
+      return toSnapshot(record, await sizes.fresh([record]));
+    },
+
+    delete: (caller, id, options) => deleteSnapshot(context, caller, id, options),
+    revert: (caller, id, input, options) => revertSnapshot(context, caller, id, input, options),
+    clone: (caller, id, input, options) => cloneSnapshot(context, caller, id, input, options),
+    tree: (caller, driveId) => snapshotTree(context, caller, driveId),
+
+    async usage(caller, id) {
+      const record = await readableSnapshot(catalog.db, caller, id);
+      return Promise.all(
+        record.parts.map(async (part) => ({ driveSnapshotId: part.id, ...(await engine.snapshotUsage(part.id)) })),
+      );
+    },
+
+    async changes(caller, range) {
+      if (range.from !== null) await partRow(catalog.db, caller, 'read', range.from);
+      if ('point' in range.to) await partRow(catalog.db, caller, 'read', range.to.point);
+      else await driveRow(catalog.db, caller, 'read', range.to.drive);
+      return engine.changedExtents(range.from, range.to);
+    },
+
+    download: (caller, id, format, part) => downloadSnapshot(context, caller, id, format, part),
+  };
+}
