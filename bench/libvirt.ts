@@ -18,8 +18,8 @@ export async function startLibvirtGuest(): Promise<LibvirtGuest | null> {
   execFileSync('chmod', ['755', directory]);
   execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', disk, '1G']);
   execFileSync('chmod', ['666', disk]);
-  const daemon =
-    spawnSync('virsh', [...connection, 'list']).status === 0 ? null : spawn('libvirtd', [], { stdio: 'ignore' });
+  const answers = spawnSync('virsh', [...connection, 'list']).status === 0;
+  const daemons = answers ? [] : ['virtlogd', 'libvirtd'].map((program) => spawn(program, [], { stdio: 'ignore' }));
   for (let i = 0; i < 100 && spawnSync('virsh', [...connection, 'list']).status !== 0; i++) {
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
@@ -35,14 +35,14 @@ export async function startLibvirtGuest(): Promise<LibvirtGuest | null> {
   const started = spawnSync('virsh', [...connection, 'create', file], { encoding: 'utf8' });
   if (started.status !== 0) {
     process.stderr.write(`libvirt guest did not start: ${started.stderr}\n`);
-    daemon?.kill();
+    for (const daemon of daemons) daemon.kill();
     return null;
   }
   return {
     name,
     stop: () => {
       spawnSync('virsh', [...connection, 'destroy', name]);
-      daemon?.kill();
+      for (const daemon of daemons) daemon.kill();
     },
   };
 }

@@ -4,7 +4,7 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
-import { Kysely, type Transaction } from 'kysely';
+import { Kysely, sql, type Transaction } from 'kysely';
 import { CalotypeError } from '../core/errors.ts';
 import { nowUs } from '../core/time.ts';
 import { migrations } from './migrations.ts';
@@ -21,9 +21,20 @@ export type Db = Kysely<Schema> | Tx;
 /** Lets a caller put its own records into the transaction that makes an engine's change durable. */
 export type CommitHook = (tx: Tx) => Promise<void>;
 
+interface Waiting {
+  run(tx: Tx): Promise<void>;
+  committed(): void;
+  failed(error: unknown): void;
+}
+
+/** More than this in one commit would make the first of them wait. */
+const maxBatch = 64;
+
 export class Catalog {
   readonly db: Kysely<Schema>;
   readonly #close: () => Promise<void>;
+  readonly #waiting: Waiting[] = [];
+  #writing = false;
 
   private constructor(db: Kysely<Schema>, close: () => Promise<void>) {
     this.db = db;
@@ -61,9 +72,38 @@ export class Catalog {
     return new Catalog(db, () => db.destroy());
   }
 
-  /** Runs `work` in one transaction; durable when it resolves, without effect when it throws. */
+  /**
+   * Runs `work` in one transaction; durable when it resolves, without effect when it throws. Calls that come while another
+   * is being written share one commit with each other, each behind a savepoint of its own.
+   */
   write<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
-    return this.db.transaction().execute(work);
+    return new Promise<T>((resolve, reject) => {
+      let result: { value: T } | undefined;
+      this.#waiting.push({
+        run: async (tx) => {
+          result = { value: await work(tx) };
+        },
+        committed: () => {
+          if (result !== undefined) resolve(result.value);
+        },
+        failed: reject,
+      });
+      if (!this.#writing) void this.#writeAll();
+    });
+  }
+
+  async #writeAll(): Promise<void> {
+    this.#writing = true;
+    while (this.#waiting.length > 0) {
+      const batch = this.#waiting.splice(0, maxBatch);
+      try {
+        const done = await this.db.transaction().execute((tx) => runBatch(tx, batch));
+        for (const one of done) one.committed();
+      } catch (error) {
+        for (const one of batch) one.failed(error);
+      }
+    }
+    this.#writing = false;
   }
 
   async setting(key: string): Promise<string | undefined> {
@@ -74,6 +114,29 @@ export class Catalog {
   async close(): Promise<void> {
     await this.#close();
   }
+}
+
+/** Runs each on its own; one that throws leaves nothing behind and does not stop the others. @returns those that went well */
+async function runBatch(tx: Tx, batch: readonly Waiting[]): Promise<Waiting[]> {
+  const [only] = batch;
+  if (only !== undefined && batch.length === 1) {
+    await only.run(tx);
+    return [only];
+  }
+  const done: Waiting[] = [];
+  for (const one of batch) {
+    await sql`savepoint one`.execute(tx);
+    try {
+      await one.run(tx);
+      await sql`release one`.execute(tx);
+      done.push(one);
+    } catch (error) {
+      await sql`rollback to one`.execute(tx);
+      await sql`release one`.execute(tx);
+      one.failed(error);
+    }
+  }
+  return done;
 }
 
 function openForUse(path: string): ReturnType<typeof openSqlite> {

@@ -25,6 +25,7 @@ import { taskRoutes } from './routes/tasks.ts';
 import { tokenRoutes } from './routes/tokens.ts';
 import { userRoutes } from './routes/users.ts';
 import { sharedSchemas } from './schemas.ts';
+import { compileSerializer } from './serialization.ts';
 import { EventStreams } from './sse.ts';
 import { compileValidator } from './validation.ts';
 
@@ -76,6 +77,7 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
   }).withTypeProvider<TypeBoxTypeProvider>();
 
   app.setValidatorCompiler(compileValidator);
+  app.setSerializerCompiler(compileSerializer);
   app.setErrorHandler((error, request, reply) => sendProblem(error, request, reply));
   app.decorateRequest('knownCaller', null);
   for (const schema of sharedSchemas) app.addSchema(schema);

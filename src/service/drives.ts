@@ -22,6 +22,7 @@ import { toDrive } from './objects.ts';
 import { replayDrive, replayTask } from './replay.ts';
 import { revertDrive } from './reverts.ts';
 import { assertMayCreate } from './rights.ts';
+import type { TaskInputs } from './task-inputs.ts';
 
 export function driveUseCases(context: Context): DriveUseCases {
   const { catalog, engine, runner, config } = context;
@@ -32,7 +33,7 @@ export function driveUseCases(context: Context): DriveUseCases {
     id: DriveId,
     options: CreateOptions | undefined,
     kind: K,
-    input: K extends 'drive.resize' ? { sizeBytes: number } : Record<string, never>,
+    input: TaskInputs[K],
     check?: (drive: { size_bytes: number }) => void,
   ): Promise<Task> {
     const first = async (): Promise<Task> => {

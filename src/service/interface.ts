@@ -117,7 +117,7 @@ export interface DriveUseCases {
   delete(
     caller: Caller,
     id: DriveId,
-    options: { snapshots: 'refuse' | 'keep' | 'delete' } & CreateOptions,
+    options: { snapshots: 'refuse' | 'keep' | 'delete'; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
   usage(caller: Caller, id: DriveId): Promise<DriveUsage>;
   check(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
@@ -164,7 +164,7 @@ export interface SnapshotUseCases {
   delete(
     caller: Caller,
     id: SnapshotId,
-    options?: { parts?: readonly DriveSnapshotId[] } & CreateOptions,
+    options?: { parts?: readonly DriveSnapshotId[]; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
   /** All its drives go back, in one step. */
   revert(caller: Caller, id: SnapshotId, input?: { keepSafety?: boolean }, options?: CreateOptions): Promise<Task>;

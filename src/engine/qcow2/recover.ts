@@ -84,6 +84,7 @@ async function keepNumbersAhead(ctx: Context, report: string[]): Promise<void> {
 /** The daemon is still there: which drives are open, and on what. */
 async function relearn(ctx: Context, exports: readonly ExportRow[], report: string[]): Promise<void> {
   const graph = ctx.graph();
+  for (const job of await graph.jobs()) await settleJob(ctx, job);
   await graph.learn();
   const known = new Map<string, ExportRow>(exports.map((row) => [row.id, row]));
   for (const found of await graph.exports()) {
@@ -194,6 +195,17 @@ async function restoreHeaders(ctx: Context, ids: readonly number[]): Promise<voi
     const header = await readHeader(ctx.store.pathOf(id));
     const wanted = row.backing_id === null ? null : ctx.store.nameOf(row.backing_id);
     if (header.backing !== wanted) await ctx.store.setBacking(id, row.backing_id);
+  }
+}
+
+/** Jobs put nodes of their own into the graph: one that had moved all its data takes effect, any other is cancelled. */
+async function settleJob(ctx: Context, job: JobInfo): Promise<void> {
+  if (job.status === 'pending') await ctx.graph().finishCommit(job.id);
+  for (let status = job.status; status !== 'concluded'; ) {
+    await ctx.graph().qmp.execute('job-cancel', { id: job.id }).catch(() => undefined);
+    const found = (await ctx.graph().jobs()).find((item) => item.id === job.id);
+    if (found === undefined) return;
+    status = found.status;
   }
 }
 
