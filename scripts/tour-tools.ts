@@ -313,16 +313,51 @@ async function isReady({ url, token }: Place): Promise<boolean> {
 
 // ---- API and command line
 
-// biome-ignore lint/suspicious/noExplicitAny: answers are read by a script, field by field
-type Json = any;
+export interface Extent {
+  readonly start: number;
+  readonly length: number;
+}
+export interface Drive {
+  readonly id: string;
+  readonly name: string;
+  readonly sizeBytes: number;
+  readonly state: string;
+}
+export interface Snapshot {
+  readonly id: string;
+  readonly name: string;
+  readonly state: string;
+  readonly origin: string;
+  readonly sizeBytes: number | null;
+  readonly parts: readonly { readonly id: string; readonly driveId: string; readonly current: boolean }[];
+}
+export interface Task {
+  readonly id: string;
+  readonly state: string;
+  readonly result: { readonly freedBytes?: number; readonly keptBytes?: number } | null;
+}
+export interface Change {
+  readonly task: Task;
+  readonly drive: Drive;
+  readonly snapshot: Snapshot;
+}
+export interface Export {
+  readonly id: string;
+  readonly uri: string;
+}
+export interface Report {
+  readonly checkedFiles: number;
+  readonly findings: readonly { readonly code: string; readonly severity: string; readonly explanation: string }[];
+}
 
+/** The native API, and the command line beside it. */
 export class Client {
   place: Place;
   constructor(place: Place) {
     this.place = place;
   }
 
-  async send(method: string, path: string, body?: unknown, headers: Record<string, string> = {}): Promise<Response> {
+  async #send<T>(method: string, path: string, body: unknown, headers: Record<string, string>): Promise<T> {
     const response = await fetch(`${this.place.url}${path}`, {
       method,
       headers: {
@@ -332,18 +367,24 @@ export class Client {
       },
       ...(body === undefined ? {} : { body: JSON.stringify(body) }),
     });
-    if (!response.ok) throw new Mismatch(`${method} ${path} was answered ${response.status}: ${await response.text()}`);
-    return response;
+    const text = await response.text();
+    if (!response.ok) throw new Mismatch(`${method} ${path} was answered ${response.status}: ${text}`);
+    return text === '' ? null : JSON.parse(text);
   }
 
-  async get(path: string): Promise<Json> {
-    return (await this.send('GET', path)).json();
+  get<T>(path: string): Promise<T> {
+    return this.#send('GET', path, undefined, {});
+  }
+
+  /** A request that is carried out before its answer. */
+  do<T>(method: 'POST' | 'DELETE', path: string, body?: unknown): Promise<T> {
+    return this.#send(method, path, body, {});
   }
 
   /** A change, waited for. @throws Mismatch when its task does not end well */
-  async change(method: 'POST' | 'DELETE', path: string, body?: unknown): Promise<Json> {
-    const answer: Json = await (await this.send(method, path, body, { prefer: 'wait=60' })).json();
-    if (answer.task.state !== 'done') throw new Mismatch(`${method} ${path}: the task is ${answer.task.state}.`);
+  async change(method: 'POST' | 'DELETE', path: string, body?: unknown): Promise<Change> {
+    const answer = await this.#send<Change>(method, path, body, { prefer: 'wait=60' });
+    if (answer.task.state !== 'done') throw new Mismatch(`${method} ${path}: its task is ${answer.task.state}.`);
     return answer;
   }
 
@@ -359,7 +400,7 @@ export class Client {
     }
   }
 
-  async cliJson(...args: readonly string[]): Promise<Json> {
+  async cliJson<T>(...args: readonly string[]): Promise<T> {
     return JSON.parse(await this.cli(...args, '--json'));
   }
 }

@@ -53,7 +53,7 @@ export function importDrive(
       ? await receive(context, source.stream, driveId)
       : await resolveImportPath(config.importDirectory, source.file);
     try {
-      const limits = { maxBytes: config.maxDriveBytes };
+      const limits = { maxVirtualBytes: config.maxDriveBytes, maxFileBytes: config.maxImportBytes };
       const { virtualBytes } = await inspectImport(path, input.format, limits);
       const { size: fileBytes } = await stat(path);
       const sizeBytes = roundSize(virtualBytes);

@@ -174,8 +174,7 @@ async function finishMergeIntent(
   }
   const children = await childrenOf(ctx.catalog.db, upper.id);
   const movedOn = children.some((child) => graph.backingOf(child.id) === lower.id);
-  if (job?.status === 'pending') await graph.finishCommit(job.id);
-  const done = job?.status === 'pending' || (job?.status === 'concluded' && job.error === undefined) || movedOn;
+  const done = (job?.status === 'concluded' && job.error === undefined) || movedOn;
   if (done) {
     await settleMerge(ctx, id, lower, upper);
     report.push('Finished a merge.');
@@ -200,7 +199,10 @@ async function restoreHeaders(ctx: Context, ids: readonly number[]): Promise<voi
 
 /** Jobs put nodes of their own into the graph: one that had moved all its data takes effect, any other is cancelled. */
 async function settleJob(ctx: Context, job: JobInfo): Promise<void> {
-  if (job.status === 'pending') await ctx.graph().finishCommit(job.id);
+  if (job.status === 'pending') {
+    await ctx.graph().finishCommit(job.id);
+    return;
+  }
   for (let status = job.status; status !== 'concluded'; ) {
     await ctx.graph().qmp.execute('job-cancel', { id: job.id }).catch(() => undefined);
     const found = (await ctx.graph().jobs()).find((item) => item.id === job.id);
