@@ -2,6 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
 import { PassThrough, Readable, Writable } from 'node:stream';
+import type { Drive, DriveSnapshot, Snapshot, Task } from '../src/cli/api-types.ts';
 import { run } from '../src/cli/main.ts';
 
 export interface Recorded {
@@ -33,7 +34,10 @@ export class FakeApi implements AsyncDisposable {
 
   /** `GET /drives`; a handler answers by its value as JSON, or writes the response itself and gives undefined. */
   on(route: string, answer: Handler | object): this {
-    this.handlers.set(route, typeof answer === 'function' ? (request, response, raw) => answer(request, response, raw) : () => answer);
+    this.handlers.set(
+      route,
+      typeof answer === 'function' ? (request, response, raw) => answer(request, response, raw) : () => answer,
+    );
     return this;
   }
 
@@ -70,7 +74,10 @@ export class FakeApi implements AsyncDisposable {
     };
     this.requests.push(request);
     const handler = this.handlers.get(`${request.method} ${path}`);
-    const value = handler === undefined ? problem(response, 404, 'not_found', `There is no ${path}.`) : await handler(request, response, raw);
+    const value =
+      handler === undefined
+        ? problem(response, 404, 'not_found', `There is no ${path}.`)
+        : await handler(request, response, raw);
     if (value === undefined || response.writableEnded || response.destroyed) return;
     if (!response.headersSent) response.setHeader('content-type', 'application/json');
     response.end(JSON.stringify(value));
@@ -78,7 +85,13 @@ export class FakeApi implements AsyncDisposable {
 }
 
 /** Answers with a problem body. */
-export function problem(response: ServerResponse, status: number, code: string, detail: string, more: object = {}): undefined {
+export function problem(
+  response: ServerResponse,
+  status: number,
+  code: string,
+  detail: string,
+  more: object = {},
+): undefined {
   response.writeHead(status, { 'content-type': 'application/problem+json' });
   response.end(JSON.stringify({ type: `urn:calotype:error:${code}`, title: code, status, detail, code, ...more }));
   return undefined;
@@ -135,9 +148,10 @@ export async function runCli(argv: readonly string[], options: RunOptions = {}):
 export const emptyInput = (): PassThrough => new PassThrough();
 
 let count = 0;
-const nextId = (): string => `${(++count).toString(16).padStart(8, 'a')}-0000-4000-8000-${String(count).padStart(12, '0')}`;
+const nextId = (): string =>
+  `${(++count).toString(16).padStart(8, 'a')}-0000-4000-8000-${String(count).padStart(12, '0')}`;
 
-export function aDrive(more: object = {}) {
+export function aDrive(more: Partial<Drive> = {}): Drive {
   return {
     id: nextId(),
     number: count,
@@ -160,7 +174,7 @@ export function aDrive(more: object = {}) {
   };
 }
 
-export function aPart(drive: { id: string; name: string }, more: object = {}) {
+export function aPart(drive: { id: string; name: string }, more: Partial<DriveSnapshot> = {}): DriveSnapshot {
   return {
     id: nextId(),
     number: count,
@@ -175,7 +189,7 @@ export function aPart(drive: { id: string; name: string }, more: object = {}) {
   };
 }
 
-export function aSnapshot(parts: readonly object[], more: object = {}) {
+export function aSnapshot(parts: readonly DriveSnapshot[], more: Partial<Snapshot> = {}): Snapshot {
   return {
     id: nextId(),
     number: count,
@@ -199,12 +213,10 @@ export function aSnapshot(parts: readonly object[], more: object = {}) {
   };
 }
 
-export function aTask(more: object = {}) {
+export function aTask(more: Partial<Task> = {}): Task {
   return {
     id: nextId(),
     number: count,
-    projectId: nextId(),
-    userId: null,
     via: 'cli',
     kind: 'drive.create',
     state: 'done',

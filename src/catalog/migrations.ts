@@ -47,18 +47,17 @@ create table snapshots (
   description text not null, state text not null, meta_json text not null, error_json text, origin text not null,
   consistency text not null, complete integer not null, created_by text,
   created_at {{bigint}} not null, updated_at {{bigint}} not null, version integer not null);
-create index snapshots_by_number on snapshots (project_id, number, state);
-create index snapshots_by_name on snapshots (project_id, name, number, state);
-create index snapshots_by_time on snapshots (project_id, created_at, number, state);
-create index snapshots_by_state_name on snapshots (project_id, state, name, number);
-create index snapshots_by_state_time on snapshots (project_id, state, created_at, number);
-create index snapshots_by_state on snapshots (project_id, state, number);
+create index snapshots_by_number on snapshots (project_id, number, state, created_at, name);
+create index snapshots_by_name on snapshots (project_id, name, number, state, created_at);
+create index snapshots_by_time on snapshots (project_id, created_at, number, state, name);
+create index snapshots_by_state on snapshots (project_id, state, number, created_at, name);
 
 create table drive_snapshots (
   number {{serial}}, id text not null unique, snapshot_id text not null references snapshots(id),
   drive_id text not null references drives(id), parent_id text, size_bytes {{bigint}} not null,
   changed_bytes {{bigint}}, created_at {{bigint}} not null);
 create index drive_snapshots_by_drive on drive_snapshots (drive_id, number, snapshot_id);
+create index drive_snapshots_by_drive_time on drive_snapshots (drive_id, created_at, snapshot_id);
 create index drive_snapshots_by_snapshot on drive_snapshots (snapshot_id);
 create index drive_snapshots_by_parent on drive_snapshots (parent_id);
 

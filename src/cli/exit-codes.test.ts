@@ -3,9 +3,9 @@ import { expect, it } from 'vitest';
 import { exitCodeForProblem, exitCodeForTask, exitCodes } from './exit-codes.ts';
 
 /** Read as text: the CLI knows nothing of the server's modules. */
-const catalogue = [...readFileSync(new URL('../core/errors.ts', import.meta.url), 'utf8').matchAll(/^ {2}(\w+): entry\((\d{3}),/gm)].map(
-  ([, code = '', status]) => ({ code, status: Number(status) }),
-);
+const catalogue = [
+  ...readFileSync(new URL('../core/errors.ts', import.meta.url), 'utf8').matchAll(/^ {2}(\w+): entry\((\d{3}),/gm),
+].map(([, code = '', status]) => ({ code, status: Number(status) }));
 
 it('finds the catalogue', () => {
   expect(catalogue.length).toBeGreaterThan(50);

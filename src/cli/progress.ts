@@ -3,7 +3,7 @@
  * library has had no release since 2023, and this is all we need of it.
  */
 
-import { cut } from './display-width.ts';
+import { cut, displayWidth } from './display-width.ts';
 import type { Io } from './io.ts';
 import { formatDuration, formatRate, formatSize } from './sizes.ts';
 
@@ -21,6 +21,8 @@ export interface ProgressState {
 
 const redrawMs = 100;
 const barWidth = 24;
+const leastBarWidth = 5;
+const leastLabelWidth = 12;
 
 export class ProgressBar {
   private readonly stream: Io['stderr'];
@@ -43,8 +45,8 @@ export class ProgressBar {
     if (at - this.drawnAt < redrawMs) return;
     this.drawnAt = at;
     const rate = state.ratePerSecond ?? this.measureRate(at, state.done);
-    const line = drawProgress(this.label, { ...state, ratePerSecond: rate });
-    this.stream.write(`\r${cut(line, (this.stream.columns ?? 80) - 1)}\x1b[K`);
+    const line = drawProgress(this.label, { ...state, ratePerSecond: rate }, (this.stream.columns ?? 80) - 1);
+    this.stream.write(`\r${line}\x1b[K`);
   }
 
   /** Takes the line away; what comes next starts on a clean one. */
@@ -62,26 +64,29 @@ export class ProgressBar {
   }
 }
 
-export function drawProgress(label: string, state: ProgressState): string {
+/** The bar takes what the rest of the line leaves of `width`, and stays away when that is too little. */
+export function drawProgress(label: string, state: ProgressState, width: number): string {
   const { done, total, unit, ratePerSecond: rate } = state;
   const amount = (n: number) => (unit === 'bytes' ? formatSize(n) : String(n));
-  const parts = [label];
+  const share = total > 0 ? Math.min(1, Math.max(0, done / total)) : 0;
+  const rest: string[] = [];
   if (total > 0) {
-    const share = Math.min(1, Math.max(0, done / total));
-    const filled = Math.floor(share * barWidth);
-    parts.push(`[${'█'.repeat(filled)}${'░'.repeat(barWidth - filled)}]`);
     // Never 100 % before the end.
-    parts.push(`${String(Math.floor(share * 100)).padStart(3)}%`);
-    parts.push(`${amount(done)}/${amount(total)}`);
+    rest.push(`${String(Math.floor(share * 100)).padStart(3)}%`, `${amount(done)}/${amount(total)}`);
   } else if (done > 0) {
-    parts.push(amount(done));
+    rest.push(amount(done));
   }
   if (state.remark !== undefined) {
-    parts.push(state.remark);
+    rest.push(state.remark);
   } else if (rate !== null && rate > 0) {
-    parts.push(formatRate(rate, unit));
+    rest.push(formatRate(rate, unit));
     const seconds = state.estimateSeconds ?? (total > done ? (total - done) / rate : null);
-    if (seconds !== null && total > 0) parts.push(`ETA ${formatDuration(seconds)}`);
+    if (seconds !== null && total > 0) rest.push(`ETA ${formatDuration(seconds)}`);
   }
-  return parts.join(' ');
+  const about = rest.join(' ');
+  const name = cut(label, Math.max(leastLabelWidth, width - (about === '' ? 0 : about.length + 1)));
+  const room = Math.min(barWidth, width - displayWidth(name) - about.length - 4);
+  const filled = Math.floor(share * room);
+  const bar = total > 0 && room >= leastBarWidth ? `[${'█'.repeat(filled)}${'░'.repeat(room - filled)}]` : '';
+  return cut([name, bar, about].filter((part) => part !== '').join(' '), width);
 }

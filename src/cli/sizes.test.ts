@@ -20,10 +20,13 @@ describe('parseSize', () => {
     expect(parseSize(text)).toBe(bytes);
   });
 
-  it.each(['', 'G', '-1G', '1,5G', '10Q', '1.5', '1e3', '0x10', '9999999P', '1G1M', 'NaN'])('refuses %s as a usage error', (text) => {
-    expect(() => parseSize(text)).toThrow(CliError);
-    expect(() => parseSize(text)).toThrow(expect.objectContaining({ exitCode: 2 }));
-  });
+  it.each(['', 'G', '-1G', '1,5G', '10Q', '1.5', '1e3', '0x10', '9999999P', '1G1M', 'NaN'])(
+    'refuses %s as a usage error',
+    (text) => {
+      expect(() => parseSize(text)).toThrow(CliError);
+      expect(() => parseSize(text)).toThrow(expect.objectContaining({ exitCode: 2 }));
+    },
+  );
 
   it('reads whole units back exactly', () => {
     fc.assert(

@@ -102,7 +102,13 @@ describe('colours', () => {
 });
 
 it('formats fields, leaving out those without a value', () => {
-  expect(formatFields(screen().io, [['name', 'data'], ['error', null], ['size on disk', '1 B']])).toBe('name:          data\nsize on disk:  1 B\n');
+  expect(
+    formatFields(screen().io, [
+      ['name', 'data'],
+      ['error', null],
+      ['size on disk', '1 B'],
+    ]),
+  ).toBe('name:          data\nsize on disk:  1 B\n');
 });
 
 it('keeps other characters as they are', () => {

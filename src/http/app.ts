@@ -3,7 +3,7 @@
  * our shape. Makes no decision of its own about drives and snapshots: it calls the service.
  */
 import { randomBytes } from 'node:crypto';
-import { createServer, type IncomingMessage, type RequestListener, type Server } from 'node:http';
+import type { IncomingMessage, RequestListener, Server } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
 import Fastify, { type FastifyBaseLogger, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
@@ -12,7 +12,6 @@ import { CalotypeError } from '../core/errors.ts';
 import { authenticate } from './authentication.ts';
 import type { App, AppContext, AppOptions } from './context.ts';
 import { addJsonParser, maxJsonBytes } from './json-body.ts';
-import { Metrics } from './metrics.ts';
 import { answerParserError, pathOf, sendProblem } from './problem.ts';
 import { driveRoutes } from './routes/drives.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -44,15 +43,11 @@ export interface BuildHooks {
 export async function buildApp(options: AppOptions, logger: Logger, hooks: BuildHooks = {}): Promise<BuiltApp> {
   const closing = new AbortController();
   const streams = hooks.streams ?? new EventStreams();
+  options.metrics.watchStreams(() => streams.size);
   const context: AppContext = {
     ...options,
     closing: closing.signal,
     streams,
-    metrics: new Metrics({
-      version: options.facts.version,
-      inventory: options.inventory,
-      streamCount: () => streams.size,
-    }),
   };
   const loggerInstance: FastifyBaseLogger = logger;
   const app: App = Fastify({
@@ -141,6 +136,8 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
 }
 
 function makeServer(handler: RequestListener, tls: AppOptions['tls']): Server {
+  // An import statement would evaluate every export, and with `WebSocket` load all of undici.
+  const { createServer } = process.getBuiltinModule('node:http');
   const server: Server =
     tls === undefined ? createServer(handler) : createTlsServer({ ...tls, minVersion: 'TLSv1.2' }, handler);
   // Uploads may take hours; slow headers may not.

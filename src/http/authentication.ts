@@ -4,8 +4,11 @@ import { CalotypeError } from '../core/errors.ts';
 import type { Caller } from '../service/caller.ts';
 import type { AppOptions } from './context.ts';
 
-/** Front doors that are the native API in other hands say so with `Calotype-Client`. */
-const clients: ReadonlySet<string> = new Set(['cli', 'console']);
+/** The native API in other hands is told apart, for the audit log only: the CLI by its agent, the console by a header. */
+function frontDoor(headers: FastifyRequest['headers']): string {
+  if (headers['user-agent']?.startsWith('calotype-cli/') === true) return 'cli';
+  return headers['calotype-client'] === 'console' ? 'console' : 'native';
+}
 
 /**
  * @throws CalotypeError `unauthenticated`, `token_expired`, `token_revoked`, `too_many_logins`, `not_found` (project), `forbidden`
@@ -22,10 +25,9 @@ export async function authenticate(
   const space = authorization.indexOf(' ');
   const scheme = authorization.slice(0, space).toLowerCase();
   const credentials = authorization.slice(space + 1).trim();
-  const client = headers['calotype-client'];
   const choice = {
     ...projectChoice(headers['calotype-project']),
-    via: typeof client === 'string' && clients.has(client) ? client : 'native',
+    via: frontDoor(headers),
   };
   if (scheme === 'bearer') return authenticator.callerFor(await authenticator.bearer(credentials), choice);
   if (scheme === 'basic') {
@@ -63,7 +65,9 @@ export function callerOf(request: FastifyRequest): Caller {
  * such a request is judged by the address that a trusted proxy names.
  */
 export function isFromLoopback(request: FastifyRequest): boolean {
-  if (request.headers['x-forwarded-for'] !== undefined && request.ip === request.raw.socket.remoteAddress) return false;
+  // Fastify lists the addresses on the way only as far as proxies are trusted.
+  const isVouchedFor = (request.ips?.length ?? 0) > 1;
+  if (request.headers['x-forwarded-for'] !== undefined && !isVouchedFor) return false;
   if (request.headers.forwarded !== undefined) return false;
   const { ip } = request;
   return ip === '::1' || ip.startsWith('127.') || ip.startsWith('::ffff:127.');

@@ -17,7 +17,7 @@ import type { Service } from '../service/interface.ts';
 import type { Projects } from '../service/projects.ts';
 import type { Tokens } from '../service/tokens.ts';
 import type { Users } from '../service/users.ts';
-import type { Inventory, Metrics } from './metrics.ts';
+import type { Metrics } from './metrics.ts';
 import type { EventStreams } from './sse.ts';
 
 /** The public side of a class, so that tests can stand in for it. */
@@ -42,7 +42,7 @@ export interface AppOptions {
   readonly accounts: Accounts;
   readonly authenticator: Pick<Authenticator, 'basic' | 'bearer' | 'callerFor'>;
   readonly facts: ServerFacts;
-  readonly inventory: Inventory;
+  readonly metrics: Metrics;
   readonly maxImportBytes: number;
   readonly metricsPublic: boolean;
   readonly trustedProxies: readonly string[];
@@ -53,7 +53,6 @@ export interface AppContext extends AppOptions {
   /** Aborted when the server begins to shut down: long waits end, streams close. */
   readonly closing: AbortSignal;
   readonly streams: EventStreams;
-  readonly metrics: Metrics;
 }
 
 export type App = FastifyInstance<

@@ -13,7 +13,8 @@ export function catalogInventory(catalog: Catalog, engine: Engine): Inventory {
     return rows.map(({ state, count }) => ({ kind, state, count: Number(count) }));
   };
   return {
-    counts: async () => (await Promise.all([countStates('drives'), countStates('snapshots'), countStates('tasks')])).flat(),
+    counts: async () =>
+      (await Promise.all([countStates('drives'), countStates('snapshots'), countStates('tasks')])).flat(),
     space: () => engine.space(),
   };
 }

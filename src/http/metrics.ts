@@ -3,6 +3,7 @@
  * Gauges of the catalog are read when scraped, at most every ten seconds.
  */
 import type { Histogram, Registry } from 'prom-client';
+import type { Observer } from '../service/observer.ts';
 
 /** Counts that only the catalog and the engine know. */
 export interface Inventory {
@@ -24,16 +25,45 @@ const inventoryAgeMs = 10_000;
 export class Metrics {
   readonly #version: string;
   readonly #inventory: Inventory;
-  readonly #streamCount: () => number;
+  #streamCount: () => number = () => 0;
   #kept: Observation[] = [];
   #loaded: Promise<Registry> | undefined;
   #histogram: Histogram | undefined;
   #inventoryAt = Number.NEGATIVE_INFINITY;
 
-  constructor(options: { version: string; inventory: Inventory; streamCount: () => number }) {
+  constructor(options: { version: string; inventory: Inventory }) {
     this.#version = options.version;
     this.#inventory = options.inventory;
-    this.#streamCount = options.streamCount;
+  }
+
+  readonly #finished = new Map<string, { kind: string; state: string; count: number; seconds: number }>();
+  #active = 0;
+  #snapshots = 0;
+  #reclaimed = 0;
+
+  /** For the service. */
+  readonly observer: Observer = {
+    taskFinished: (kind, state, seconds) => {
+      const key = `${kind} ${state}`;
+      const known = this.#finished.get(key) ?? { kind, state, count: 0, seconds: 0 };
+      known.count++;
+      known.seconds += seconds;
+      this.#finished.set(key, known);
+    },
+    activeTasks: (count) => {
+      this.#active = count;
+    },
+    snapshotTaken: () => {
+      this.#snapshots++;
+    },
+    bytesReclaimed: (bytes) => {
+      this.#reclaimed += bytes;
+    },
+  };
+
+  /** Tells how many clients follow events. */
+  watchStreams(count: () => number): void {
+    this.#streamCount = count;
   }
 
   /** One answered request. `route` is its pattern, never its address. */
@@ -51,6 +81,7 @@ export class Metrics {
   async #load(): Promise<Registry> {
     const {
       collectDefaultMetrics,
+      Counter,
       Gauge,
       Histogram: HistogramClass,
       Registry: RegistryClass,
@@ -86,15 +117,38 @@ export class Metrics {
       registers,
     });
     const low = new Gauge({ name: 'calotype_space_low', help: '1 while creates are refused', registers });
-    const streams = this.#streamCount;
-    new Gauge({
-      name: 'calotype_event_streams',
-      help: 'Clients that follow events',
+    const streams = new Gauge({ name: 'calotype_event_streams', help: 'Clients that follow events', registers });
+    const active = new Gauge({ name: 'calotype_tasks_active', help: 'Tasks that have not ended', registers });
+    const snapshots = new Counter({
+      name: 'calotype_snapshots_taken_total',
+      help: 'Snapshots since the start',
       registers,
-      collect() {
-        this.set(streams());
-      },
     });
+    const reclaimed = new Counter({
+      name: 'calotype_reclaimed_bytes_total',
+      help: 'Space given back by deletes',
+      registers,
+    });
+    const labelNames = ['kind', 'state'] as const;
+    const ended = new Counter({ name: 'calotype_tasks_finished_total', help: 'Ended tasks', labelNames, registers });
+    const spent = new Counter({
+      name: 'calotype_task_seconds_total',
+      help: 'Time that ended tasks ran',
+      labelNames,
+      registers,
+    });
+    /** Our own counts, as they stand. */
+    const takeOver = (): void => {
+      streams.set(this.#streamCount());
+      active.set(this.#active);
+      for (const counter of [snapshots, reclaimed, ended, spent]) counter.reset();
+      snapshots.inc(this.#snapshots);
+      reclaimed.inc(this.#reclaimed);
+      for (const { kind, state, count, seconds } of this.#finished.values()) {
+        ended.inc({ kind, state }, count);
+        spent.inc({ kind, state }, seconds);
+      }
+    };
     const refresh = async (): Promise<void> => {
       if (performance.now() - this.#inventoryAt < inventoryAgeMs) return;
       this.#inventoryAt = performance.now();
@@ -109,6 +163,7 @@ export class Metrics {
     // Metrics are collected in parallel, so one that comes first would be too early for the rest: refreshed before.
     const metrics = registry.metrics.bind(registry);
     registry.metrics = async () => {
+      takeOver();
       await refresh();
       return metrics();
     };

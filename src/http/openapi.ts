@@ -95,7 +95,7 @@ const idleOptions: AppOptions = {
   accounts: idle(),
   authenticator: idle(),
   facts: idle(),
-  inventory: idle(),
+  metrics: idle(),
   maxImportBytes: 0,
   metricsPublic: false,
   trustedProxies: [],

@@ -2,7 +2,6 @@
  * Every failure leaves as an RFC 9457 problem body made from the error catalogue: errors of the service, of validation, of the HTTP
  * framework and of Node's parser. Whatever is not in the catalogue becomes `internal`, which tells the caller nothing but the request id.
  */
-import { STATUS_CODES } from 'node:http';
 import type { Socket } from 'node:net';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { CalotypeError, type ErrorCode, errorCatalogue, isErrorCode, type StoredError } from '../core/errors.ts';
@@ -152,7 +151,7 @@ export function answerParserError(error: Error, socket: Socket): void {
         : 'This is not a valid HTTP request.';
   const body = JSON.stringify(problemBody(new CalotypeError('invalid_request', message), 'none'));
   const head = [
-    `HTTP/1.1 400 ${STATUS_CODES[400]}`,
+    'HTTP/1.1 400 Bad Request',
     `Content-Type: ${problemType}`,
     `Content-Length: ${Buffer.byteLength(body)}`,
     'Connection: close',

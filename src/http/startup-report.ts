@@ -73,23 +73,31 @@ export function readyText(facts: ReadyFacts): string {
   out.push(`Calotype ${facts.version} is ready after ${(facts.milliseconds / 1000).toFixed(2)} s; data in ${data}`, '');
   const { access } = bootstrap;
   if (bootstrap.firstStart && access !== null) {
-    rows.push(['user', access.user], ['password', access.password], ['token', access.token], ['project', access.project]);
+    rows.push(
+      ['user', access.user],
+      ['password', access.password],
+      ['token', access.token],
+      ['project', access.project],
+    );
   }
-  rows.push(['credentials', access === null ? `${bootstrap.path} is missing; \`calotype user reset-password\` helps` : bootstrap.path]);
+  rows.push(['credentials', access === null ? `${bootstrap.path} (missing)` : bootstrap.path]);
   out.push(...table(rows));
   if (facts.isExposedWithoutTls) {
-    out.push('', 'Passwords and tokens travel in clear text: this address is not loopback and there is no TLS (--tls-cert, --tls-key).');
+    out.push(
+      '',
+      'Passwords and tokens travel in clear text: this address is not loopback and there is no TLS (--tls-cert, --tls-key).',
+    );
   }
   if (bootstrap.firstStart) {
     out.push(
       '',
       'Try next, in another terminal (in a clone, `npm run calotype -- ` stands for `calotype `):',
       '',
-      '  calotype drive create disk1 --size 1GiB',
-      '  calotype export create --drive disk1 --writable',
-      '  calotype snapshot create --drive disk1 --name first',
+      '  calotype drive create disk1 1GiB',
+      '  calotype drive export disk1 --writable',
+      '  calotype snapshot create disk1 --name first',
       '  calotype snapshot tree disk1',
-      '  calotype snapshot clone first --name disk2',
+      '  calotype snapshot clone first disk2',
     );
   }
   return `${out.join('\n')}\n`;

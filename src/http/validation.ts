@@ -39,7 +39,7 @@ export function compileValidator({
     const value = isMissingBody ? {} : httpPart === 'body' ? given : readTexts(schema, given);
     if (validator.Check(value)) return { value };
     if (httpPart === 'params') return { error: missingObject(given) };
-    return { error: explain(validator.Errors(value)[1], isMissingBody) };
+    return { error: explain(validator.Errors(value)[1], { isMissingBody, isQuery: httpPart === 'querystring' }) };
   };
 }
 
@@ -49,7 +49,10 @@ function missingObject(params: unknown): CalotypeError {
   return notFound(key.replace(/Id$/, ''), String(value));
 }
 
-export function explain(errors: readonly TLocalizedValidationError[], isMissingBody = false): CalotypeError {
+export function explain(
+  errors: readonly TLocalizedValidationError[],
+  { isMissingBody = false, isQuery = false } = {},
+): CalotypeError {
   const unknown = errors.find((e) => e.keyword === 'additionalProperties');
   const error = unknown ?? errors.find((e) => e.keyword !== 'boolean') ?? errors[0];
   if (error === undefined) return new CalotypeError('invalid_request');
@@ -73,7 +76,8 @@ export function explain(errors: readonly TLocalizedValidationError[], isMissingB
       : `${names.join(', ')} is missing.`;
     return new CalotypeError('invalid_request', message, { field });
   }
-  const field = path.join('.');
+  // A query has no depth: `state=a&state=b` are values of one field.
+  const field = isQuery ? (path[0] ?? '') : path.join('.');
   if (field === '') return new CalotypeError('invalid_request', `The request ${error.message}.`);
   const allowed = error.keyword === 'enum' ? error.params.allowedValues : undefined;
   const message =

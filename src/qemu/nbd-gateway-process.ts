@@ -83,7 +83,8 @@ export function findDaemons(): Map<string, number> {
 function daemonDirectory(pid: number): string | null {
   try {
     if (!basename(readlinkSync(`/proc/${pid}/exe`)).startsWith('qemu-storage-daemon')) return null;
-    return readlinkSync(`/proc/${pid}/cwd`);
+    // Somebody may have removed the directory under it: then it still holds the port, and is the one to end.
+    return readlinkSync(`/proc/${pid}/cwd`).replace(/ \(deleted\)$/, '');
   } catch {
     return null;
   }

@@ -274,6 +274,15 @@ describe('the life of a gateway', () => {
     expect(await gateways.list()).toMatchObject([{ exportId, running: false }]);
   });
 
+  test('one whose directory was removed is ended before another takes its place', async () => {
+    const { port } = await gateways.start(requestFor());
+    const orphans = processes();
+    await rm(home(), { recursive: true });
+    expect(await gateways.start(requestFor({ port }))).toEqual({ host: '127.0.0.1', port });
+    expect(processes()).toHaveLength(1);
+    expect(processes()).not.toEqual(orphans);
+  });
+
   test('a run directory whose path is too long for a socket will do', async () => {
     const deep = new NbdGateways({ runDirectory: join(dir, 'd'.repeat(120)) });
     const { port } = await deep.start(requestFor());

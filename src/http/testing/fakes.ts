@@ -17,6 +17,7 @@ import type { Caller } from '../../service/caller.ts';
 import type { Service } from '../../service/interface.ts';
 import { type BuildHooks, type BuiltApp, buildApp } from '../app.ts';
 import type { Accounts, AppOptions } from '../context.ts';
+import { Metrics } from '../metrics.ts';
 
 const refuse = (): never => {
   throw new Error('this test did not expect the call');
@@ -147,10 +148,13 @@ export async function fakeApp(
         },
         tools: {},
       },
-      inventory: {
-        counts: async () => [{ kind: 'tasks', state: 'done', count: 5 }],
-        space: async () => ({ freeBytes: 3, totalBytes: 10, reserveBytes: 1, low: false }),
-      },
+      metrics: new Metrics({
+        version: '0.0.0',
+        inventory: {
+          counts: async () => [{ kind: 'tasks', state: 'done', count: 5 }],
+          space: async () => ({ freeBytes: 3, totalBytes: 10, reserveBytes: 1, low: false }),
+        },
+      }),
       maxImportBytes: 1000,
       metricsPublic: false,
       trustedProxies: [],

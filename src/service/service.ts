@@ -1,0 +1,130 @@
+/**
+ * Puts the use cases together and brings them into motion: takes up the tasks of the last process, puts right what it
+ * left in between, and keeps the house while it runs. The engine must be open, and stays the caller's to close.
+ */
+import { sql } from 'kysely';
+import type { Catalog } from '../catalog/catalog.ts';
+import { pruneEvents } from '../catalog/events.ts';
+import { pruneKeys } from '../catalog/idempotency.ts';
+import type { ProjectId } from '../core/ids.ts';
+import { nowUs } from '../core/time.ts';
+import type { Engine } from '../engine/engine.ts';
+import { Compaction } from './compaction.ts';
+import type { Context, Logger, ServiceConfig } from './context.ts';
+import { registerDriveDelete } from './drive-delete.ts';
+import { registerDriveTasks } from './drive-tasks.ts';
+import { driveUseCases } from './drives.ts';
+import { EventFeed } from './event-feed.ts';
+import { eventUseCases } from './events.ts';
+import { ExportBook } from './export-book.ts';
+import { exportUseCases, reopenGateways } from './exports.ts';
+import { cleanTemporary, registerImports } from './imports.ts';
+import type { Service } from './interface.ts';
+import { Reclaimer } from './reclaim.ts';
+import { repairStates } from './repair.ts';
+import { registerReverts } from './reverts.ts';
+import { assertOperator } from './rights.ts';
+import { TaskRunner } from './runner.ts';
+import { SizeBook } from './sizes.ts';
+import { registerSnapshotDelete } from './snapshot-delete.ts';
+import { registerSnapshotTasks } from './snapshot-tasks.ts';
+import { snapshotUseCases } from './snapshots.ts';
+import { taskUseCases } from './tasks.ts';
+
+const dayUs = 24 * 3600 * 1_000_000;
+const houseEveryMs = 3600_000;
+const defaultKeepEventsDays = 90;
+
+export interface ServiceParts {
+  readonly catalog: Catalog;
+  readonly engine: Engine;
+  readonly config: ServiceConfig;
+  readonly logger: Logger;
+}
+
+export interface RunningService extends Service {
+  /** What start-up found: tasks taken up, objects put right. */
+  readonly recovered: { readonly tasks: number; readonly objects: number };
+  /** Lets short work finish; what is left goes on at the next start. Neither engine nor catalog are closed. */
+  close(graceMs?: number): Promise<void>;
+}
+
+export async function createService(parts: ServiceParts): Promise<RunningService> {
+  const { catalog, engine, config, logger } = parts;
+  const feed = new EventFeed(catalog, logger);
+  const runner = new TaskRunner({ catalog, logger, observer: config.observer ?? {}, wake: feed.wake });
+  const exports = new ExportBook();
+  await exports.load(catalog);
+  const sizes = new SizeBook({ catalog, engine, exports, logger });
+  const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes };
+  const compaction = new Compaction(context);
+  const reclaimer = new Reclaimer(context);
+
+  registerDriveTasks(context);
+  registerImports(context);
+  registerDriveDelete(context, reclaimer);
+  registerSnapshotTasks(context, compaction);
+  registerSnapshotDelete(context, reclaimer);
+  registerReverts(context, reclaimer, compaction);
+  const useCases = {
+    drives: driveUseCases(context),
+    snapshots: snapshotUseCases(context),
+    exports: exportUseCases(context),
+    tasks: taskUseCases(context),
+    events: eventUseCases(context),
+  };
+
+  const tasks = await runner.recover();
+  const objects = await repairStates(context);
+  await cleanTemporary(context);
+  await reopenGateways(context);
+  const keepHouse = async (): Promise<void> => {
+    try {
+      await pruneKeys(catalog.db, nowUs());
+      const before = nowUs() - (config.keepEventsDays ?? defaultKeepEventsDays) * dayUs;
+      while (!runner.closing && (await pruneEvents(catalog.db, before)));
+    } catch (error) {
+      logger.warn({ err: error }, 'old records could not be removed');
+    }
+  };
+  void keepHouse();
+  const house = setInterval(() => void keepHouse(), houseEveryMs).unref();
+
+  return {
+    ...useCases,
+    recovered: { tasks, objects },
+
+    async doctor(caller, options) {
+      assertOperator(caller);
+      return engine.doctor(options);
+    },
+
+    space: () => engine.space(),
+
+    async readiness() {
+      const reasons: string[] = [];
+      if (runner.closing) reasons.push('The server is shutting down.');
+      try {
+        await engine.ping();
+      } catch (error) {
+        reasons.push(error instanceof Error ? error.message : String(error));
+      }
+      return { ready: reasons.length === 0, reasons };
+    },
+
+    async projectIdOf({ kind, id }) {
+      const table = kind === 'drive' ? 'drives' : kind === 'snapshot' ? 'snapshots' : 'tasks';
+      const found = await sql<{ project_id: ProjectId | null }>`
+        select project_id from ${sql.table(table)} where id = ${id}`.execute(catalog.db);
+      return found.rows[0]?.project_id ?? null;
+    },
+
+    async close(graceMs) {
+      clearInterval(house);
+      compaction.close();
+      await runner.close(graceMs);
+      await sizes.store();
+      sizes.close();
+    },
+  };
+}

@@ -1,0 +1,36 @@
+/** Where a process is to die: agreed between the campaign and the server it runs. */
+import { readFileSync } from 'node:fs';
+
+export type Victim = 'server' | 'daemon' | 'both';
+
+/** Death at the n-th time that the server passes a named step from now on. */
+export interface Arm {
+  readonly step: string;
+  readonly nth: number;
+  readonly victim: Victim;
+  /** So much later, so that deaths between steps happen too; 0 dies in the step. */
+  readonly delayMs: number;
+}
+
+export const armVariable = 'CALOTYPE_CAMPAIGN_ARM';
+export const traceVariable = 'CALOTYPE_CAMPAIGN_TRACE';
+
+/** The storage daemon's process number; 0 when there is none. */
+export function daemonPidOf(data: string): number {
+  try {
+    return Number.parseInt(readFileSync(`${data}/run/storage-daemon.pid`, 'utf8'), 10) || 0;
+  } catch {
+    return 0;
+  }
+}
+
+/** A process that was killed stays listed until its parent looks; what counts is whether it can still do anything. */
+export function isDead(pid: number): boolean {
+  if (pid === 0) return true;
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8');
+    return /^[ZX]/.test(stat.slice(stat.lastIndexOf(')') + 2));
+  } catch {
+    return true;
+  }
+}
