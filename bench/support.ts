@@ -88,7 +88,7 @@ export class BenchServer {
     const start = performance.now();
     const child = spawn(
       join(root, 'node_modules/.bin/node'),
-      [join(root, 'bin/calotype'), 'serve', '--data', directory, '--port-base', String(port)],
+      [join(root, 'bin/calotype'), 'serve', '--data', directory, '--port-base', String(port), '--log-level', 'warn'],
       { stdio: ['ignore', 'ignore', 'inherit'] },
     );
     for (;;) {
@@ -154,12 +154,12 @@ export class BenchServer {
   }
 
   async exportDrive(driveId: string): Promise<{ id: string; exportName: string; socketPath: string }> {
-    const made = await this.done<{ export: { id: string; exportName: string; uri: string } }>('POST', '/v1/exports', {
+    const made = await this.done<{ id: string; exportName: string; uri: string }>('POST', '/v1/exports', {
       driveId,
       writable: true,
     });
-    const socketPath = new URL(made.export.uri.replace('nbd+unix', 'http')).searchParams.get('socket') ?? '';
-    return { id: made.export.id, exportName: made.export.exportName, socketPath };
+    const socketPath = new URL(made.uri.replace('nbd+unix', 'http')).searchParams.get('socket') ?? '';
+    return { id: made.id, exportName: made.exportName, socketPath };
   }
 
   async stop(): Promise<void> {

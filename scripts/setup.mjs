@@ -203,6 +203,8 @@ function installPackages() {
         '    npm rebuild node --ignore-scripts=false\n\nand then the command again.',
     );
   }
+  // For the start-up time only: without its result everything works, so whether it worked is not looked at.
+  run([nodePath, '--disable-warning=ExperimentalWarning', join(root, 'scripts/bundle-libraries.ts')]);
   writeStamp(wantedHash());
 }
 

@@ -53,6 +53,7 @@ export class Catalog {
       serial: 'integer primary key autoincrement',
       bigint: 'integer',
       blob: 'blob',
+      clustered: ' without rowid',
     };
     const row = raw.prepare('pragma user_version').get();
     const version = Number(row?.user_version ?? 0);

@@ -47,21 +47,19 @@ create table snapshots (
   description text not null, state text not null, meta_json text not null, error_json text, origin text not null,
   consistency text not null, complete integer not null, created_by text,
   created_at {{bigint}} not null, updated_at {{bigint}} not null, version integer not null);
-create index snapshots_by_number on snapshots (project_id, number, state, created_at, name);
-create index snapshots_by_name on snapshots (project_id, name, number, state, created_at);
-create index snapshots_by_time on snapshots (project_id, created_at, number, state, name);
+create index snapshots_by_number on snapshots (project_id, number, created_at, name);
+create index snapshots_by_name on snapshots (project_id, name, number, created_at);
+create index snapshots_by_time on snapshots (project_id, created_at, number, name);
 create index snapshots_by_state on snapshots (project_id, state, number, created_at, name);
 
 create table drive_snapshots (
   number {{serial}}, id text not null unique, snapshot_id text not null references snapshots(id),
   drive_id text not null references drives(id), parent_id text, size_bytes {{bigint}} not null,
   changed_bytes {{bigint}}, created_at {{bigint}} not null);
-create index drive_snapshots_by_drive on drive_snapshots (drive_id, number, snapshot_id);
-create index drive_snapshots_by_drive_time on drive_snapshots (drive_id, created_at, snapshot_id);
+create index drive_snapshots_by_drive on drive_snapshots (drive_id, number, snapshot_id, parent_id);
 create index drive_snapshots_by_snapshot on drive_snapshots (snapshot_id);
-create index drive_snapshots_by_parent on drive_snapshots (parent_id);
 
-create table tags (object_id text not null, tag text not null, primary key (object_id, tag));
+create table tags (object_id text not null, tag text not null, primary key (object_id, tag)){{clustered}};
 create index tags_by_tag on tags (tag, object_id);
 
 create table tasks (
@@ -73,10 +71,10 @@ create table tasks (
   version integer not null);
 create index tasks_by_project on tasks (project_id, number);
 create index tasks_by_object on tasks (object_id, number);
-create index tasks_active on tasks (state, number);
+create index tasks_active on tasks (state, number) where state in ('queued', 'running', 'paused');
 
 create table task_drives (
-  task_id text not null references tasks(id), drive_id text not null, primary key (task_id, drive_id));
+  task_id text not null references tasks(id), drive_id text not null, primary key (task_id, drive_id)){{clustered}};
 create index task_drives_by_drive on task_drives (drive_id, task_id);
 
 create table exports (

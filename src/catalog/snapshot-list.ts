@@ -5,9 +5,10 @@
  */
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
 import type { DriveId } from '../core/ids.ts';
-import type { SnapshotState } from '../core/states.ts';
+import type { SnapshotState, snapshotTransitions } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import {
+  allOf,
   type Condition,
   countAll,
   countUpTo,
@@ -31,6 +32,8 @@ export interface SnapshotQuery extends NameQuery {
   readonly createdFrom?: number | undefined;
   readonly createdBefore?: number | undefined;
 }
+
+const allStates: readonly SnapshotState[] = ['creating', 'available', 'error', 'deleting'] satisfies (keyof typeof snapshotTransitions)[];
 
 /** So many can be sorted within a millisecond or two. */
 const few = 5000;
@@ -60,10 +63,9 @@ interface Plan {
 interface Filters {
   readonly name: { seek: Condition[]; test: Condition[] };
   readonly time: Condition[];
-  readonly state: Condition[];
   readonly tag: Condition[];
-  /** All of them, the tag and the drive left out. */
-  readonly ofSnapshot: Condition[];
+  /** On name and time, which every index covers. */
+  readonly covered: Condition[];
 }
 
 function filtersOf(query: SnapshotQuery): Filters {
@@ -71,86 +73,90 @@ function filtersOf(query: SnapshotQuery): Filters {
   const time: Condition[] = [];
   if (query.createdFrom !== undefined) time.push(sql<SqlBool>`s.created_at >= ${query.createdFrom}`);
   if (query.createdBefore !== undefined) time.push(sql<SqlBool>`s.created_at < ${query.createdBefore}`);
-  const state: Condition[] = [];
-  if (query.states !== undefined) {
-    const [only] = query.states;
-    if (only === undefined) state.push(sql<SqlBool>`false`);
-    else if (query.states.length === 1) state.push(sql<SqlBool>`s.state = ${only}`);
-    else state.push(sql<SqlBool>`s.state in (${sql.join(query.states)})`);
-  }
   const tag =
     query.tag === undefined
       ? []
       : [sql<SqlBool>`exists (select 1 from tags t where t.object_id = s.id and t.tag = ${query.tag})`];
-  return { name, time, state, tag, ofSnapshot: [...name.seek, ...time, ...state, ...name.test] };
+  return { name, time, tag, covered: [...name.seek, ...time, ...name.test] };
 }
 
 async function planPage(db: Db, query: SnapshotQuery, sort: SnapshotSort): Promise<Plan> {
   const filters = filtersOf(query);
   const key = sortKeys[sort];
-  if (query.driveId !== undefined) return planForDrive(query, query.driveId, filters, sort);
+  const { states, driveId } = query;
+  const plain = states === undefined ? [] : [stateIn(states)];
+  if (driveId !== undefined) {
+    // Parts of a drive are numbered in the order of its snapshots, and these are taken one after the other.
+    const inOrder = sort === 'number' || sort === 'created';
+    const conditions = [...ofDrive(query, driveId, filters), ...plain];
+    return { source: partsOfDrive, conditions, key: inOrder ? sql`d.number` : key };
+  }
   if (!query.wholeProject) {
-    return { source: sql`snapshots as s`, conditions: [query.visible, ...filters.ofSnapshot, ...filters.tag], key };
+    const conditions = [query.visible, ...filters.covered, ...plain, ...filters.tag];
+    return { source: sql`snapshots as s`, conditions, key };
   }
-  const all = [query.visible, ...filters.ofSnapshot];
   const narrow = await narrowest(db, query, filters, sort);
-  if (narrow !== undefined) return { source: narrow, conditions: narrow === taggedSource(query) ? all : [...all, ...filters.tag], key };
-  return { source: along[sort], conditions: [...all, ...filters.tag], key };
+  if (narrow !== undefined) return { source: narrow.source, conditions: [...narrow.conditions, ...plain], key };
+  const state = sort === 'state' ? plain : await stateConditions(db, query);
+  return { source: along[sort], conditions: [query.visible, ...filters.covered, ...state, ...filters.tag], key };
 }
 
-const tagged = new WeakMap<SnapshotQuery, RawBuilder<unknown>>();
-
-function taggedSource(query: SnapshotQuery): RawBuilder<unknown> {
-  let source = tagged.get(query);
-  if (source === undefined) {
-    source = sql`(select object_id from tags where tag = ${query.tag}) as t cross join snapshots as s on s.id = t.object_id`;
-    tagged.set(query, source);
-  }
-  return source;
+function stateIn(states: readonly SnapshotState[]): Condition {
+  return states.length === 0 ? sql<SqlBool>`false` : sql<SqlBool>`s.state in (${sql.join(states)})`;
 }
 
-/** The place to start from if some filter leaves only a few; the sort's own index needs no such help. */
+/**
+ * The state stands in one index only, since every snapshot changes it once. A walk along another index leaves out, by
+ * number, the few that are in other states; only when those are many it looks at the rows.
+ */
+async function stateConditions(db: Db, query: SnapshotQuery): Promise<Condition[]> {
+  const { states } = query;
+  if (states === undefined) return [];
+  const others = allStates.filter((state) => !states.includes(state));
+  if (others.length === 0) return [];
+  const those = [query.visible, stateIn(others)];
+  if ((await countUpTo(db, along.state, those, few + 1)) > few) return [stateIn(states)];
+  return [sql<SqlBool>`s.number not in (select s.number from ${along.state} where ${allOf(those)})`];
+}
+
+interface Narrow {
+  readonly source: RawBuilder<unknown>;
+  /** All of the query's, but for the states. */
+  readonly conditions: readonly Condition[];
+}
+
+/** Where to start from if some filter leaves only a few; the sort's own index needs no such help. */
 async function narrowest(
   db: Db,
   query: SnapshotQuery,
   filters: Filters,
   sort: SnapshotSort | null,
-): Promise<RawBuilder<unknown> | undefined> {
-  const probe = (source: RawBuilder<unknown>, conditions: readonly Condition[]): Promise<number> =>
-    countUpTo(db, source, [query.visible, ...conditions], few + 1);
-  if (filters.name.seek.length > 0 && sort !== 'name' && (await probe(along.name, filters.name.seek)) <= few) {
-    return along.name;
+): Promise<Narrow | undefined> {
+  const leavesFew = async (source: RawBuilder<unknown>, conditions: readonly Condition[]): Promise<boolean> =>
+    (await countUpTo(db, source, conditions, few + 1)) <= few;
+  const { visible, tag, states } = query;
+  const conditions = [visible, ...filters.covered, ...filters.tag];
+  if (filters.name.seek.length > 0 && sort !== 'name') {
+    if (await leavesFew(along.name, [visible, ...filters.name.seek])) return { source: along.name, conditions };
   }
-  if (query.tag !== undefined) {
-    const tags = [sql<SqlBool>`t.tag = ${query.tag}`];
-    if ((await countUpTo(db, sql`tags as t`, tags, few + 1)) <= few) return taggedSource(query);
+  if (tag !== undefined && (await leavesFew(sql`tags as t`, [sql<SqlBool>`t.tag = ${tag}`]))) {
+    const source = sql`(select object_id from tags where tag = ${tag}) as t cross join snapshots as s on s.id = t.object_id`;
+    return { source, conditions: [visible, ...filters.covered] };
   }
-  if (filters.state.length > 0 && sort !== 'state' && (await probe(along.state, filters.state)) <= few) {
-    return along.state;
+  if (states !== undefined && sort !== 'state') {
+    if (await leavesFew(along.state, [visible, stateIn(states)])) return { source: along.state, conditions };
   }
-  if (filters.time.length > 0 && sort !== 'created' && (await probe(along.created, filters.time)) <= few) {
-    return along.created;
+  if (filters.time.length > 0 && sort !== 'created') {
+    if (await leavesFew(along.created, [visible, ...filters.time])) return { source: along.created, conditions };
   }
   return undefined;
 }
 
-/** Parts of one drive are found in order of number and of time; each stands for one snapshot. */
-function planForDrive(
-  query: SnapshotQuery,
-  driveId: DriveId,
-  filters: Filters,
-  sort: SnapshotSort,
-): Plan {
-  const byTime = sort === 'created' || (sort !== 'number' && filters.time.length > 0);
-  const index = byTime ? sql`drive_snapshots_by_drive_time` : sql`drive_snapshots_by_drive`;
-  const source = sql`drive_snapshots as d indexed by ${index} cross join snapshots as s on s.id = d.snapshot_id`;
-  const conditions: Condition[] = [sql<SqlBool>`d.drive_id = ${driveId}`];
-  if (query.createdFrom !== undefined) conditions.push(sql<SqlBool>`d.created_at >= ${query.createdFrom}`);
-  if (query.createdBefore !== undefined) conditions.push(sql<SqlBool>`d.created_at < ${query.createdBefore}`);
-  conditions.push(query.visible, ...filters.ofSnapshot, ...filters.tag);
-  // Parts are numbered in the order of their snapshots.
-  const keys = { ...sortKeys, created: sql`d.created_at`, number: sql`d.number` };
-  return { source, conditions, key: keys[sort] };
+const partsOfDrive = sql`drive_snapshots as d indexed by drive_snapshots_by_drive
+  cross join snapshots as s on s.id = d.snapshot_id`;
+
+function ofDrive(query: SnapshotQuery, driveId: DriveId, filters: Filters): Condition[] {
+  return [sql<SqlBool>`d.drive_id = ${driveId}`, query.visible, ...filters.covered, ...filters.tag];
 }
 
 /** One page, as numbers of snapshots with their sort keys. */
@@ -167,22 +173,23 @@ export async function findSnapshotPlaces(
 /** How many match, exactly. */
 export async function countSnapshots(db: Db, query: SnapshotQuery): Promise<number> {
   const filters = filtersOf(query);
-  const { driveId } = query;
+  const { driveId, states, visible } = query;
+  const plain = states === undefined ? [] : [stateIn(states)];
   if (driveId !== undefined) {
-    if (query.wholeProject && filters.ofSnapshot.length === filters.time.length && filters.tag.length === 0) {
+    if (query.wholeProject && filters.covered.length + filters.tag.length + plain.length === 0) {
       // Every part of the drive is one snapshot of the drive's project.
-      const conditions = [sql<SqlBool>`s.drive_id = ${driveId}`, ...filters.time];
-      return countAll(db, sql`drive_snapshots as s`, conditions);
+      return countAll(db, sql`drive_snapshots as d`, [sql<SqlBool>`d.drive_id = ${driveId}`]);
     }
-    const plan = planForDrive(query, driveId, filters, 'created');
-    return countAll(db, plan.source, plan.conditions);
+    return countAll(db, partsOfDrive, [...ofDrive(query, driveId, filters), ...plain]);
   }
-  const all = [query.visible, ...filters.ofSnapshot];
-  if (!query.wholeProject) return countAll(db, sql`snapshots as s`, [...all, ...filters.tag]);
+  if (!query.wholeProject) {
+    return countAll(db, sql`snapshots as s`, [visible, ...filters.covered, ...plain, ...filters.tag]);
+  }
+  if (filters.covered.length + filters.tag.length === 0) return countAll(db, along.state, [visible, ...plain]);
   const narrow = await narrowest(db, query, filters, null);
-  if (narrow !== undefined) return countAll(db, narrow, narrow === taggedSource(query) ? all : [...all, ...filters.tag]);
-  let source: RawBuilder<unknown> = along.state;
-  if (filters.name.seek.length > 0 || filters.name.test.length > 0) source = along.name;
-  else if (filters.time.length > 0) source = along.created;
-  return countAll(db, source, [...all, ...filters.tag]);
+  if (narrow !== undefined) return countAll(db, narrow.source, [...narrow.conditions, ...plain]);
+  const byName = filters.name.seek.length > 0 || filters.name.test.length > 0;
+  const source = byName ? along.name : filters.time.length > 0 ? along.created : along.state;
+  const state = await stateConditions(db, query);
+  return countAll(db, source, [visible, ...filters.covered, ...state, ...filters.tag]);
 }

@@ -231,43 +231,36 @@ export async function insertSnapshot(tx: Db, snapshot: NewSnapshotRow): Promise<
   };
 }
 
-const finish = prepare<{ id: SnapshotId; at: number; now: number }>()((db, p) =>
+const finish = prepare<{ id: SnapshotId; now: number }>()((db, p) =>
   db
     .updateTable('snapshots')
     .set({
       // A deletion asked for meanwhile stays asked for.
       state: sql`case when state = 'creating' then 'available' else state end`,
-      created_at: p('at'),
       updated_at: p('now'),
       version: sql`version + 1`,
     })
     .where('id', '=', p('id')),
 );
 
-const finishPart = prepare<{ id: DriveSnapshotId; changedBytes: number | null; at: number }>()((db, p) =>
-  db
+/** A snapshot was taken. The current markers of its drives are the caller's to move after this. */
+export async function finishSnapshot(tx: Db, id: SnapshotId, now: number): Promise<void> {
+  await finish(tx, { id, now });
+}
+
+/** Brings a snapshot that had to wait for its turn to what its drives are now, and to the instant it stands for. */
+export async function resettleSnapshot(tx: Db, id: SnapshotId, at: number): Promise<void> {
+  await tx.updateTable('snapshots').set({ created_at: at }).where('id', '=', id).execute();
+  await tx
     .updateTable('drive_snapshots')
     .set({
       parent_id: sql`(select based_on from drives where drives.id = drive_snapshots.drive_id)`,
       size_bytes: sql`(select size_bytes from drives where drives.id = drive_snapshots.drive_id)`,
-      changed_bytes: p('changedBytes'),
-      created_at: p('at'),
+      changed_bytes: null,
+      created_at: at,
     })
-    .where('id', '=', p('id')),
-);
-
-/** A snapshot was taken at the instant `at`. The current markers of its drives are the caller's to move after this. */
-export async function finishSnapshot(
-  tx: Db,
-  snapshot: {
-    id: SnapshotId;
-    at: number;
-    now: number;
-    parts: readonly { id: DriveSnapshotId; changedBytes: number | null }[];
-  },
-): Promise<void> {
-  await finish(tx, { id: snapshot.id, at: snapshot.at, now: snapshot.now });
-  for (const { id, changedBytes } of snapshot.parts) await finishPart(tx, { id, changedBytes, at: snapshot.at });
+    .where('snapshot_id', '=', id)
+    .execute();
 }
 
 /** Moves a snapshot to another state, unless it is in none of `from`. */
@@ -283,6 +276,14 @@ export async function moveSnapshot(
     .execute();
 }
 
+const reparent = prepare<{ driveId: DriveId; from: DriveSnapshotId; to: DriveSnapshotId | null }>()((db, p) =>
+  db
+    .updateTable('drive_snapshots')
+    .set({ parent_id: p('to') })
+    .where('drive_id', '=', p('driveId'))
+    .where('parent_id', '=', p('from')),
+);
+
 /**
  * Takes parts out of the catalog: their children and the current markers move to their parents, snapshots without parts
  * go, others are no longer complete. Returns the ids of the snapshots that went.
@@ -297,7 +298,7 @@ export async function removeParts(
   for (const { id } of parts) {
     const row = await findPart(tx, id);
     if (row === undefined) continue;
-    await tx.updateTable('drive_snapshots').set({ parent_id: row.parent_id }).where('parent_id', '=', id).execute();
+    await reparent(tx, { driveId: row.drive_id, from: id, to: row.parent_id });
     await tx
       .updateTable('drives')
       .set({ based_on: row.parent_id })

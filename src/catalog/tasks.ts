@@ -110,6 +110,7 @@ const end = prepare<{
   error: string | null;
   done: number;
   total: number;
+  unit: 'bytes' | 'steps';
   startedAt: number | null;
   at: number;
 }>()((db, p) =>
@@ -121,6 +122,7 @@ const end = prepare<{
       error_json: p('error'),
       progress_done: p('done'),
       progress_total: p('total'),
+      progress_unit: p('unit'),
       started_at: p('startedAt'),
       finished_at: p('at'),
       version: sql`version + 1`,
@@ -140,6 +142,7 @@ export async function endTask(
     error: string | null;
     done: number;
     total: number;
+    unit: 'bytes' | 'steps';
     startedAt: number | null;
     at: number;
   },
@@ -153,6 +156,7 @@ const touch = prepare<{
   error: string | null;
   done: number;
   total: number;
+  unit: 'bytes' | 'steps';
   speedLimit: number;
   cancel: number;
   pause: number;
@@ -166,6 +170,7 @@ const touch = prepare<{
       error_json: p('error'),
       progress_done: p('done'),
       progress_total: p('total'),
+      progress_unit: p('unit'),
       speed_limit: p('speedLimit'),
       cancel_requested: p('cancel'),
       pause_requested: p('pause'),
@@ -184,6 +189,7 @@ export async function saveTask(tx: Db, row: TaskRow): Promise<void> {
     error: row.error_json,
     done: row.progress_done,
     total: row.progress_total,
+    unit: row.progress_unit,
     speedLimit: row.speed_limit,
     cancel: row.cancel_requested,
     pause: row.pause_requested,

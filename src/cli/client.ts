@@ -58,6 +58,9 @@ const unreachable = new Set([
   'EADDRNOTAVAIL',
 ]);
 const retryPausesMs = [250, 1000, 3000];
+/** How long an upload waits for `100 Continue`, as curl does, and for a refusal behind it. */
+const continueLimitMs = 1000;
+const refusalGraceMs = 30;
 const quietLimitMs = 150_000;
 const inProgressLimitMs = 60_000;
 
@@ -233,7 +236,7 @@ export class Client {
       authorization: `Bearer ${token}`,
       ...(project === null ? {} : { 'calotype-project': project }),
       ...(json === undefined ? {} : { 'content-type': 'application/json', 'content-length': String(json.length) }),
-      ...(options.upload === undefined ? {} : { 'content-type': 'application/octet-stream' }),
+      ...(options.upload === undefined ? {} : { 'content-type': 'application/octet-stream', expect: '100-continue' }),
       ...(options.upload?.length === undefined ? {} : { 'content-length': String(options.upload.length) }),
       ...options.headers,
     };
@@ -250,15 +253,30 @@ export class Client {
       );
     }
     if (options.upload === undefined) request.end(json);
-    else pipeline(options.upload.open(), request).catch((error: unknown) => settleUpload(error, request, reject));
+    else sendUpload(options.upload, request).catch(reject);
     return promise;
   }
 }
 
-/** A server that refuses an upload answers before it has read it all; its answer may still be on the way when a write fails. */
-function settleUpload(error: unknown, request: http.ClientRequest, reject: (error: unknown) => void): void {
-  if (!lostConnection.has(errorCodeOf(error)) || request.destroyed) reject(error);
-  else setTimeout(() => reject(error), 200);
+/**
+ * A server that refuses an upload by its head answers and closes, and what then is still being written takes the answer
+ * away with it. So the body waits for `100 Continue` (RFC 9110, section 10.1.1), and a moment more, as some servers send that
+ * before they look at the request.
+ */
+async function sendUpload(upload: Upload, request: http.ClientRequest): Promise<void> {
+  const { promise: mayStart, resolve: start } = Promise.withResolvers<boolean>();
+  request.once('continue', () => setTimeout(start, refusalGraceMs, true));
+  request.once('close', () => start(false));
+  request.once('response', (response) => {
+    start(false);
+    // The rest of the body is of no use to anyone.
+    response.once('close', () => request.destroy());
+  });
+  const timer = setTimeout(start, continueLimitMs, true);
+  request.flushHeaders();
+  const mustSend = await mayStart;
+  clearTimeout(timer);
+  if (mustSend) await pipeline(upload.open(), request);
 }
 
 export function errorCodeOf(error: unknown): string {

@@ -73,18 +73,17 @@ export class Context {
   ): Promise<void> {
     let count = 0;
     const table = new TableWriter(this.io, columns);
-    if (this.json) await this.print('[');
     for await (const rows of pages) {
       if (rows.length === 0) continue;
       if (this.json) {
         const items = rows.map((row) => JSON.stringify(row, null, 2).replace(/^/gm, '  '));
-        await this.print(`${count > 0 ? ',' : ''}\n${items.join(',\n')}`);
+        await this.print(`${count > 0 ? ',' : '['}\n${items.join(',\n')}`);
       } else {
         await table.add(rows);
       }
       count += rows.length;
     }
-    if (this.json) await this.print(count > 0 ? '\n]\n' : ']\n');
+    if (this.json) await this.print(count > 0 ? '\n]\n' : '[]\n');
     else if (count === 0) this.note(emptyNote);
   }
 }

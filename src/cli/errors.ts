@@ -37,7 +37,7 @@ export class InterruptedError extends Error {
   }
 }
 
-/** Said when the server gives no remedy of its own. */
+/** In the words of this program; for other codes the server's own remedy is said. */
 const remedies: Readonly<Record<string, string>> = {
   drive_has_snapshots: 'Say what becomes of them: --snapshots keep, or --snapshots delete.',
   drive_exported: 'See who has it open: calotype export list; end that: calotype export close EXPORT.',
@@ -46,8 +46,6 @@ const remedies: Readonly<Record<string, string>> = {
   unauthenticated: 'Give a valid token: --token or CALOTYPE_TOKEN, or --data for the directory of the server.',
   token_expired: 'Have a new one made: calotype token create NAME.',
   token_revoked: 'Have a new one made: calotype token create NAME.',
-  space_low: 'Free space: calotype snapshot list, calotype snapshot delete SNAPSHOT.',
-  space_exhausted: 'Free space: calotype snapshot list, calotype snapshot delete SNAPSHOT.',
   precondition_failed: 'Read it again and repeat the change.',
 };
 
@@ -56,13 +54,14 @@ export function problemError(problem: Problem): CliError {
     exitCodeForProblem(problem.status, problem.code),
     problem.code,
     problem.detail ?? problem.title ?? `The server answered ${problem.status}.`,
-    { remedy: problem.remedy ?? remedies[problem.code], problem },
+    { remedy: remedies[problem.code] ?? problem.remedy, problem },
   );
 }
 
 export function taskError(taskId: string, error: StoredError | null, state: string): CliError {
   const code = error?.code ?? state;
-  const remedy = typeof error?.details.remedy === 'string' ? error.details.remedy : remedies[code];
+  const said = error?.details.remedy;
+  const remedy = remedies[code] ?? (typeof said === 'string' ? said : undefined);
   return new CliError(exitCodeForTask(code), code, error?.message ?? `The task was ${state}.`, {
     remedy,
     problem: {

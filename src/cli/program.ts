@@ -42,11 +42,14 @@ export async function buildProgram(
     );
 
   const ctx = new Context(io, program);
-  // Carried out by bin/calotype; here for the help and completion only.
+  // Carried out by bin/calotype; here for the list and completion only, with the options most used.
   subcommand(program, 'serve', 'start the server')
     .option('--port-base <n>', 'the first of its ports (default 7400)')
     .option('--host <address>', 'listen on this address (default: loopback)')
     .option('--config <file>', 'configuration file')
+    .option('--tls-cert <file>', 'certificate chain (PEM)')
+    .option('--tls-key <file>', 'its private key (PEM)')
+    .option('--import-directory <dir>', 'images in it may be imported by name')
     .action(() => {
       program.error('error: `serve` is started by bin/calotype.');
     });

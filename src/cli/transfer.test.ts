@@ -212,6 +212,7 @@ describe('import', () => {
     await using refusing = await startRefusing();
     const outcome = await runCli(['drive', 'import', file, 'data', '--url', refusing.url, '--token', 't']);
     expect(outcome).toMatchObject({ code: 1, stderr: expect.stringContaining('code: image_too_large') });
+    expect(refusing.bodyBytes()).toBe(0);
   });
 
   it('reports a missing file', async () => {
@@ -232,14 +233,19 @@ describe('import', () => {
 });
 
 /** Answers 413 after the head of a request and closes, as the server does. */
-async function startRefusing(): Promise<AsyncDisposable & { url: string }> {
-  const server = createServer((_request, response) => {
+async function startRefusing(): Promise<AsyncDisposable & { url: string; bodyBytes: () => number }> {
+  let bodyBytes = 0;
+  const server = createServer((request, response) => {
+    request.on('data', (chunk: Buffer) => {
+      bodyBytes += chunk.length;
+    });
     response.setHeader('connection', 'close');
     problem(response, 413, 'image_too_large', 'Too large.');
   }).listen(0, '127.0.0.1');
   await once(server, 'listening');
   const address = server.address();
   return {
+    bodyBytes: () => bodyBytes,
     url: `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`,
     [Symbol.asyncDispose]: async () => {
       server.closeAllConnections();

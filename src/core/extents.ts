@@ -38,23 +38,19 @@ export function unionExtents(a: Extents, b: Extents): Extents {
   const out: { start: number; length: number }[] = [];
   let i = 0;
   let j = 0;
-  while (i < a.length || j < b.length) {
+  for (;;) {
     const x = a[i];
     const y = b[j];
-    let e: Extent;
-    if (x !== undefined && (y === undefined || x.start <= y.start)) {
-      e = x;
-      i++;
-    } else {
-      e = y as Extent;
-      j++;
-    }
+    const takesX = x !== undefined && (y === undefined || x.start <= y.start);
+    const e = takesX ? x : y;
+    if (e === undefined) return out;
+    if (takesX) i++;
+    else j++;
     const prev = out[out.length - 1];
     if (prev !== undefined && e.start <= prev.start + prev.length) {
       prev.length = Math.max(prev.length, e.start + e.length - prev.start);
     } else out.push({ start: e.start, length: e.length });
   }
-  return out;
 }
 
 /** Intersection of two canonical lists. */

@@ -41,7 +41,7 @@ export class KeyedMutex<K> {
       return lock
         .run(() => step(at + 1))
         .finally(() => {
-          if (!lock.busy) this.#locks.delete(key);
+          if (!lock.busy && this.#locks.get(key) === lock) this.#locks.delete(key);
         });
     };
     return step(0);

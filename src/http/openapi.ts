@@ -7,6 +7,7 @@ import { pino } from 'pino';
 import { type ErrorCode, errorCatalogue } from '../core/errors.ts';
 import { buildApp } from './app.ts';
 import type { AppOptions, OperationNotes } from './context.ts';
+import { Metrics } from './metrics.ts';
 
 export const apiVersion = '1.0.0';
 
@@ -95,7 +96,7 @@ const idleOptions: AppOptions = {
   accounts: idle(),
   authenticator: idle(),
   facts: idle(),
-  metrics: idle(),
+  metrics: new Metrics({ version: '', inventory: idle() }),
   maxImportBytes: 0,
   metricsPublic: false,
   trustedProxies: [],

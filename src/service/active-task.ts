@@ -81,6 +81,7 @@ export class ActiveTask implements WorkControl {
       error: null,
       done: total,
       total,
+      unit: this.meter.unit,
       startedAt: this.row.started_at,
       at: nowUs(),
     });

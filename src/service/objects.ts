@@ -40,7 +40,7 @@ export function toSnapshot(row: SnapshotRecord, fresh: ReadonlyMap<DriveSnapshot
   let total: number | null = 0;
   const parts: DriveSnapshot[] = [];
   for (const part of row.parts) {
-    const sizeBytes = fresh.get(part.id) ?? part.changed_bytes;
+    const sizeBytes = row.state === 'creating' ? null : (fresh.get(part.id) ?? part.changed_bytes);
     total = total === null || sizeBytes === null ? null : total + sizeBytes;
     parts.push({
       id: part.id,

@@ -181,6 +181,7 @@ export class TaskRunner {
         error: JSON.stringify(error),
         done: row.progress_done,
         total: row.progress_total,
+        unit: row.progress_unit,
         startedAt: row.started_at,
         at: nowUs(),
       });
@@ -247,6 +248,7 @@ export class TaskRunner {
             error: json,
             done: task.meter.done,
             total: task.meter.total,
+              unit: task.meter.unit,
             startedAt: task.row.started_at,
             at: nowUs(),
           }));
@@ -311,6 +313,7 @@ export class TaskRunner {
     if (!this.#active.has(task.row.id) || this.#closing) return;
     task.row.progress_done = task.meter.done;
     task.row.progress_total = task.meter.total;
+    task.row.progress_unit = task.meter.unit;
     saveTask(this.#catalog.db, task.row).catch((error) =>
       this.#logger.warn({ err: error, taskId: task.row.id }, 'progress could not be written'),
     );

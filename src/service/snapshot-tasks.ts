@@ -1,9 +1,12 @@
 /** Carries out the taking of snapshots: the hot path, one transaction beside the one that asked for it. */
 import { setBasedOn } from '../catalog/drives.ts';
-import { finishSnapshot, moveSnapshot, removeParts } from '../catalog/snapshots.ts';
+import { finishSnapshot, moveSnapshot, removeParts, resettleSnapshot } from '../catalog/snapshots.ts';
 import { nowUs } from '../core/time.ts';
 import type { Compaction } from './compaction.ts';
 import type { Context } from './context.ts';
+
+/** A snapshot that was begun this soon after it was asked for shows the instant it was asked for. */
+const promptUs = 50_000;
 
 export function registerSnapshotTasks(context: Context, compaction: Compaction): void {
   const { engine, runner, exports, config } = context;
@@ -11,15 +14,14 @@ export function registerSnapshotTasks(context: Context, compaction: Compaction):
   runner.register('snapshot.create', {
     cancellable: false,
     pausable: false,
-    async run(task, { snapshotId: id, points }) {
-      // Everything written before this instant is in the snapshot.
-      const at = nowUs();
+    async run(task, input) {
+      const { snapshotId: id, points } = input;
+      // Everything written before the instant that the snapshot shows is in it.
+      const started = nowUs();
+      const settled = input.settled && started - task.row.created_at < promptUs;
       await engine.snapshot(points, async (tx) => {
-        const parts = points.map(({ driveId, driveSnapshotId }) => ({
-          id: driveSnapshotId,
-          changedBytes: exports.mayBeWritten(driveId) ? null : 0,
-        }));
-        await finishSnapshot(tx, { id, at, now: nowUs(), parts });
+        if (!settled) await resettleSnapshot(tx, id, started);
+        await finishSnapshot(tx, id, nowUs());
         for (const { driveId, driveSnapshotId } of points) {
           await setBasedOn(tx, driveId, driveSnapshotId, exports.mayBeWritten(driveId));
         }

@@ -66,10 +66,11 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
             id: newId<DriveSnapshotId>(),
             driveId: drive.id,
             driveName: drive.name,
-            parentId: null,
+            parentId: drive.based_on,
             sizeBytes: drive.size_bytes,
-            changedBytes: null,
+            changedBytes: context.exports.mayBeWritten(drive.id) ? null : 0,
           }));
+          const settled = driveIds.every((driveId) => runner.queueOf(driveId).length === 0);
           const made = await insertSnapshot(tx, {
             id,
             projectId: leader.project_id,
@@ -86,12 +87,14 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
             input: {
               snapshotId: id,
               points: parts.map((part) => ({ driveId: part.driveId, driveSnapshotId: part.id })),
+              settled,
             },
             driveIds,
             objectKind: 'snapshot',
             objectId: id,
             owner: ownerOf(caller, leader.project_id),
-            event: { detail: { name, driveIds } },
+            // What is done within the millisecond needs one line in the log, not two.
+            event: settled ? null : { detail: { name, driveIds } },
           });
           await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'snapshot', objectId: id });
           return { task: added, record: made };

@@ -34,7 +34,12 @@ export interface TaskInputs extends Record<TaskKind, object> {
   'drive.export': ExportInput;
   'drive.unexport': { exportId: ExportId };
   'drive.compact': Record<string, never>;
-  'snapshot.create': { snapshotId: SnapshotId; points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[] };
+  /** `settled`: nothing was before it in the queues, so that parents and sizes are right as first written. */
+  'snapshot.create': {
+    snapshotId: SnapshotId;
+    points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[];
+    settled: boolean;
+  };
   'snapshot.revert': RevertInput;
   /** `whole`: the snapshot goes, whatever parts it has by then. `before`: the state to go back to if it fails. */
   'snapshot.delete': {

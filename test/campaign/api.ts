@@ -90,7 +90,11 @@ export class Api {
     }
     if (status < 300) return text;
     const problem: { code?: string; detail?: string } = text.startsWith('{') ? JSON.parse(text) : {};
-    throw new Refused(status, problem.code ?? 'none', `${call.method} ${call.path}: ${status} ${problem.detail ?? text}`);
+    throw new Refused(
+      status,
+      problem.code ?? 'none',
+      `${call.method} ${call.path}: ${status} ${problem.detail ?? text}`,
+    );
   }
 
   async get<T>(path: string): Promise<T> {

@@ -1,5 +1,5 @@
 /** Where a process is to die: agreed between the campaign and the server it runs. */
-import { readFileSync } from 'node:fs';
+import { readFileSync, readlinkSync, realpathSync } from 'node:fs';
 
 export type Victim = 'server' | 'daemon' | 'both';
 
@@ -15,10 +15,11 @@ export interface Arm {
 export const armVariable = 'CALOTYPE_CAMPAIGN_ARM';
 export const traceVariable = 'CALOTYPE_CAMPAIGN_TRACE';
 
-/** The storage daemon's process number; 0 when there is none. */
+/** The process number of the storage daemon of a data directory; 0 when none runs. Never that of another process. */
 export function daemonPidOf(data: string): number {
   try {
-    return Number.parseInt(readFileSync(`${data}/run/storage-daemon.pid`, 'utf8'), 10) || 0;
+    const pid = Number.parseInt(readFileSync(`${data}/run/storage-daemon.pid`, 'utf8'), 10);
+    return readlinkSync(`/proc/${pid}/cwd`) === realpathSync(`${data}/images`) && !isDead(pid) ? pid : 0;
   } catch {
     return 0;
   }

@@ -7,12 +7,24 @@ import type { Plan } from './plans.ts';
 
 export type Event = (oracle: Oracle) => void;
 
+export interface LedgerOptions {
+  readonly note?: (event: Event) => void;
+  /** For people: every change as it begins and ends. */
+  readonly log?: (line: string) => void;
+}
+
 export class Ledger {
   readonly oracle = new Oracle();
   readonly #note: ((event: Event) => void) | undefined;
+  readonly #log: ((line: string) => void) | undefined;
 
-  constructor(note?: (event: Event) => void) {
-    this.#note = note;
+  constructor(options: LedgerOptions = {}) {
+    this.#note = options.note;
+    this.#log = options.log;
+  }
+
+  #say(line: string): void {
+    this.#log?.(`${this.oracle.clock} ${line}`);
   }
 
   #tell(event: Event): void {
@@ -22,12 +34,15 @@ export class Ledger {
 
   begin(id: number, plan: Plan): void {
     this.#tell((oracle) => oracle.begin(id, plan));
+    this.#say(`change ${id} asked: ${JSON.stringify(plan)}`);
   }
   accept(id: number, taskId: string): void {
     this.#tell((oracle) => oracle.accept(id, taskId));
+    this.#say(`change ${id} accepted: task ${taskId}`);
   }
   end(id: number, happened: boolean): void {
     this.#tell((oracle) => oracle.end(id, happened));
+    this.#say(`change ${id} ${happened ? 'done' : 'has not happened'}`);
   }
   writeIssued(write: number, drive: string, block: number, count: number): void {
     this.#tell((oracle) => oracle.writeIssued(write, drive, block, count));
@@ -43,5 +58,11 @@ export class Ledger {
   }
   crashed(drive: string): void {
     this.#tell((oracle) => oracle.crashed(drive));
+    this.#say(`daemon of ${drive} died`);
+  }
+
+  /** A line of the log that is no event. */
+  remark(line: string): void {
+    this.#say(line);
   }
 }

@@ -6,7 +6,7 @@
  * answer, and no write without those it followed. A flush that was answered survives everything. What was not flushed
  * is old or new, per block, once a daemon died. A change without an answer has happened wholly or not at all; `end` says which.
  */
-import { Content, LiveContent, type WriteRecord, Window } from './content.ts';
+import { type Content, LiveContent, Window, type WriteRecord } from './content.ts';
 import { drivesOf, type Plan } from './plans.ts';
 
 export interface PartModel {
@@ -45,6 +45,11 @@ export class Oracle {
   readonly #parents = new Map<string, string | null>();
   readonly #flushes = new Map<number, { drive: string; issuedAt: number }>();
   #clock = 0;
+
+  /** The number of the last event. */
+  get clock(): number {
+    return this.#clock;
+  }
 
   drive(name: string): DriveModel {
     const found = this.drives.get(name);
@@ -239,14 +244,17 @@ export function followsOrder(
   let newestIn = -1;
   let oldestOut = Number.POSITIVE_INFINITY;
   for (const { content, seen } of parts) {
-    if (content instanceof Window && content.crashed) return true;
+    if (!(content instanceof Window) || content.crashed) return true;
     for (const [block, options] of content.loose) {
       const at = options.indexOf(seen.get(block) ?? -1);
       for (const [index, write] of options.entries()) {
         const record = writes.get(write);
         if (record === undefined) continue;
         if (index <= at) newestIn = Math.max(newestIn, record.issuedAt);
-        else if (record.ackedAt !== null) oldestOut = Math.min(oldestOut, record.ackedAt);
+        // Earlier ones may be missing for another reason: a revert may have taken them away.
+        else if (record.ackedAt !== null && record.issuedAt > content.openedAt) {
+          oldestOut = Math.min(oldestOut, record.ackedAt);
+        }
       }
     }
   }

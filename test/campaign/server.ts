@@ -45,6 +45,6 @@ process.on('message', (message: { arm: Arm | null }) => load(message.arm));
 // Without its campaign it has no business.
 process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'));
 
-const { serve } = await import('../../src/http/main.ts');
-await serve(flags, { onStep });
+const { runServer } = await import('../../src/http/serve.ts');
+await runServer(flags, { onStep });
 process.disconnect?.();

@@ -279,7 +279,7 @@ export function freedRemark(result: Readonly<Record<string, unknown>> | null): s
   const freed = result?.freedBytes;
   const kept = result?.keptBytes;
   const parts = [];
-  if (typeof freed === 'number') parts.push(`${formatSize(freed)} freed`);
+  if (typeof freed === 'number' && freed > 0) parts.push(`${formatSize(freed)} freed`);
   if (typeof kept === 'number' && kept > 0) parts.push(`${formatSize(kept)} still held by others`);
   return parts.length === 0 ? '' : ` (${parts.join(', ')})`;
 }

@@ -27,7 +27,7 @@ export function register(noun: Command, ctx: Context): void {
       .description(description)
       .action(async () => {
         // Not ready is an answer, too.
-        const response = await ctx.client.stream(path, { headers: { accept: '*/*' }, anyStatus: true });
+        const response = await ctx.client.stream(path, { headers: { accept: '*/*' }, anyStatus: verb === 'ready' });
         if ((response.statusCode ?? 500) >= 400) ctx.exitCode = exitCodes.failed;
         let text = '';
         response.setEncoding('utf8');

@@ -47,6 +47,7 @@ export function register(noun: Command, ctx: Context): void {
         ['hosts', hosts.join(', ')],
         ['SHA-256', fingerprint],
       ]);
+      ctx.note(`Serve with it: calotype serve --tls-cert ${certificate} --tls-key ${key}`);
       ctx.note(`Clients trust it with: calotype --cacert ${certificate} …, or CALOTYPE_CACERT=${certificate}`);
     });
 }

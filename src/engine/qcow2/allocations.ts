@@ -22,12 +22,15 @@ export class Allocations {
   readonly #ctx: Context;
   readonly #kept = new Map<number, Allocation>();
   #asked = 0;
+  /** Counts what was forgotten: an answer read across that moment may be of the file as it was half way, and is not kept. */
+  #forgotten = 0;
 
   constructor(ctx: Context) {
     this.#ctx = ctx;
   }
 
   forget(fileId: number): void {
+    this.#forgotten++;
     this.#kept.delete(fileId);
   }
 
@@ -35,27 +38,35 @@ export class Allocations {
   async frozen(fileId: number): Promise<Allocation> {
     const known = this.#kept.get(fileId);
     if (known !== undefined) return known;
+    const before = this.#forgotten;
     const found = await this.#read(fileId);
+    if (before !== this.#forgotten) return found;
     if (this.#kept.size >= keptAllocations) this.#kept.clear();
     this.#kept.set(fileId, found);
     return found;
   }
 
-  /** A drive's top, exact at some instant between call and answer. */
+  /**
+   * A drive's top, exact at some instant between call and answer. A top that froze meanwhile is answered as it froze: QEMU
+   * flushes it then, so that its file says all.
+   */
   async top(driveId: DriveId, fileId: number): Promise<Allocation> {
     const graph = this.#ctx.graph();
-    if (!graph.alive || graph.rootNamed(`drive:${driveId}`) !== fileId) return this.#read(fileId);
+    if (!graph.isOpenWritable(fileId)) return this.#read(fileId);
     const exportName = `map-${driveId}-${this.#asked++}`;
     await graph.addExport(exportName, exportName, fileId, false);
+    let found: Allocation;
     try {
-      return await this.#ask(exportName);
+      found = await this.#ask(exportName, graph.daemon.nbdSocketPath);
     } finally {
       await graph.removeExport(exportName);
     }
+    // A pivot meanwhile has moved our export onto the overlay, like every other.
+    await graph.shapeIsKnown();
+    return graph.isOpenWritable(fileId) ? found : this.#read(fileId);
   }
 
-  async #ask(exportName: string): Promise<Allocation> {
-    const socket = this.#ctx.graph().daemon.nbdSocketPath;
+  async #ask(exportName: string, socket: string): Promise<Allocation> {
     const client = await NbdClient.connect(
       { kind: 'unix', path: socket },
       { exportName, metaContexts: ['qemu:allocation-depth', 'base:allocation'] },

@@ -6,7 +6,7 @@ import { KeyedMutex, Mutex } from '../../core/mutex.ts';
 import type { StorageDaemon } from '../../qemu/storage-daemon.ts';
 import type { FileStore } from './file-store.ts';
 import type { Graph } from './graph.ts';
-import { deleteFileRows, type FileRow, insertFile, type NewFile, updateFiles } from './records.ts';
+import { deleteFileRows, type FileRow, insertFile, type NewFile, rootOf, updateFiles } from './records.ts';
 import type { SpaceGuard } from './space.ts';
 
 export interface EngineLogger {
@@ -27,8 +27,10 @@ export interface Context {
   readonly driveLocks: KeyedMutex<DriveId>;
   /** Backings of existing files, and which file stands for a point, change only under this one; held briefly. */
   readonly links: Mutex;
-  /** One merge, skip layer or flatten at a time in a tree, by its root file. */
+  /** One merge, skip layer or flatten at a time in a tree, by its root file. Order of locks: trees, driveLocks, links. */
   readonly trees: KeyedMutex<number>;
+  /** Says that daemon and catalog have come apart, and why: the engine connects anew, and recovery brings them together. */
+  distrust(reason: unknown): void;
   /** Work nobody waits for; awaited when the engine closes. */
   background(work: () => Promise<void>): void;
   /** Files whose guest-visible allocation was read before; they no longer change. */
@@ -41,9 +43,37 @@ export type { StorageDaemon };
 export async function planOverlay(ctx: Context, file: Omit<NewFile, 'state'>): Promise<FileRow> {
   const row = await ctx.catalog.write((tx) => insertFile(tx, { ...file, state: 'planned' }));
   ctx.step('overlay.planned');
-  await ctx.store.createOverlay(row.id, row.size_bytes, row.backing_id);
+  try {
+    await ctx.store.createOverlay(row.id, row.size_bytes, row.backing_id);
+  } catch (error) {
+    await abandon(ctx, [row.id]);
+    throw error;
+  }
   ctx.step('overlay.created');
   return row;
+}
+
+/** Gives up planned files on a way that has failed already; what that cannot remove now, recovery will. */
+export async function abandon(ctx: Context, ids: readonly number[]): Promise<void> {
+  try {
+    await removeDead(ctx, ids);
+  } catch (error) {
+    ctx.logger.warn(`Unused layer files stay until the next start: ${String(error)}`);
+  }
+}
+
+/** Closes and removes what a commit has made superfluous. The change stands already, so this may not fail. */
+export async function discard(ctx: Context, ids: readonly number[]): Promise<void> {
+  try {
+    const graph = ctx.graph();
+    if (graph.alive) await graph.tidy();
+    await removeDead(
+      ctx,
+      ids.filter((id) => !graph.isOpen(id)),
+    );
+  } catch (error) {
+    ctx.logger.warn(`Superfluous layer files stay for now: ${String(error)}`);
+  }
 }
 
 /** Unlinks dead files and then forgets them. Order matters: a row without file is harmless, a file without row is an orphan. */
@@ -62,4 +92,16 @@ export async function markDead(tx: Tx, ids: readonly number[]): Promise<void> {
 
 export function assertNotAborted(signal: AbortSignal): void {
   if (signal.aborted) throw new CalotypeError('cancelled');
+}
+
+/** Runs work with the tree of a file to itself. The root may have been merged away while the lock was waited for. */
+export async function withTree<T>(ctx: Context, fileOf: () => Promise<number>, work: () => Promise<T>): Promise<T> {
+  for (;;) {
+    const root = await rootOf(ctx.catalog.db, await fileOf());
+    const done = await ctx.trees.run([root], async () => {
+      if ((await rootOf(ctx.catalog.db, await fileOf())) !== root) return undefined;
+      return { result: await work() };
+    });
+    if (done !== undefined) return done.result;
+  }
 }

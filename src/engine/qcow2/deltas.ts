@@ -3,13 +3,24 @@
  * the allocation of the file that was the top meanwhile, plus what it took over from removed intervals. Deltas are
  * recorded before a merge or skip layer touches the file, so they stay exact whatever happens to files later.
  */
-import type { Tx } from '../../catalog/catalog.ts';
+import type { Db, Tx } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
-import { decodeExtents, encodeExtents, type Extents, normalizeExtents, sumExtents, unionExtents } from '../../core/extents.ts';
+import {
+  decodeExtents,
+  encodeExtents,
+  type Extents,
+  normalizeExtents,
+  sumExtents,
+  unionExtents,
+} from '../../core/extents.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
+import { Mutex } from '../../core/mutex.ts';
 import type { Allocations } from './allocations.ts';
 import type { Context } from './context.ts';
-import { findHead, getHead, getPoint, type LayerRow, lineageOf } from './records.ts';
+import { MovedError, whileFilesMove } from './moving-files.ts';
+import { findHead, getHead, getPoint, type HeadRow, type LayerRow, lineageOf } from './records.ts';
+
+const keptDeltas = 20_000;
 
 /** A drive's present layer, or the layer that ends in a point. */
 export type Place = { drive: DriveId } | { point: DriveSnapshotId };
@@ -18,6 +29,7 @@ export class Deltas {
   readonly #ctx: Context;
   readonly #allocations: Allocations;
   readonly #decoded = new Map<number, { blob: Uint8Array; extents: Extents }>();
+  readonly #folding = new Mutex();
 
   constructor(ctx: Context, allocations: Allocations) {
     this.#ctx = ctx;
@@ -36,140 +48,154 @@ export class Deltas {
     for (const row of rows) await this.#recordRow(row);
   }
 
-  async #recordRow(row: LayerRow): Promise<Uint8Array> {
-    const extents = await this.#unrecorded(row);
-    const delta = encodeExtents(extents);
-    await this.#ctx.catalog.write(async (tx) => {
-      await tx.updateTable('qcow2_layers').set({ delta, carried: null, file_id: null }).where('id', '=', row.id).execute();
+  /** What others recorded or passed on meanwhile stands: the row is read again where it is written. */
+  async #recordRow(row: LayerRow): Promise<Extents> {
+    const own = row.file_id === null ? [] : (await this.#allocations.frozen(row.file_id)).all;
+    return this.#ctx.catalog.write(async (tx) => {
+      const now = (await findLayer(tx, row.id)) ?? row;
+      if (now.delta !== null) return decodeExtents(now.delta);
+      const extents = unionExtents(carriedBy(now), own);
+      await tx
+        .updateTable('qcow2_layers')
+        .set({ delta: encodeExtents(extents), carried: null, file_id: null })
+        .where('id', '=', row.id)
+        .execute();
+      return extents;
     });
-    return delta;
-  }
-
-  async #unrecorded(row: LayerRow): Promise<Extents> {
-    const carried = row.carried === null ? [] : decodeExtents(row.carried);
-    if (row.file_id === null) return carried;
-    const own = await this.#allocations.frozen(row.file_id);
-    return unionExtents(carried, own.all);
   }
 
   async #deltaOf(row: LayerRow): Promise<Extents> {
+    if (row.delta === null) return this.#recordRow(row);
     const known = this.#decoded.get(row.id);
-    if (known !== undefined && row.delta !== null && Buffer.compare(known.blob, row.delta) === 0) return known.extents;
-    const blob = row.delta ?? (await this.#recordRow(row));
-    const extents = decodeExtents(blob);
-    if (this.#decoded.size > 20_000) this.#decoded.clear();
-    this.#decoded.set(row.id, { blob, extents });
+    if (known !== undefined && Buffer.compare(known.blob, row.delta) === 0) return known.extents;
+    const extents = decodeExtents(row.delta);
+    if (this.#decoded.size > keptDeltas) this.#decoded.clear();
+    this.#decoded.set(row.id, { blob: row.delta, extents });
     return extents;
   }
 
   /** What the drive's present layer holds by now: taken over, and written. */
-  async #live(driveId: DriveId, row: LayerRow): Promise<Extents> {
-    const head = await getHead(this.#ctx.catalog.db, driveId);
-    const own = await this.#allocations.top(driveId, head.file_id);
-    return unionExtents(row.carried === null ? [] : decodeExtents(row.carried), own.all);
+  async #live(head: HeadRow, row: LayerRow): Promise<Extents> {
+    const own = await this.#allocations.top(head.drive_id, head.file_id);
+    return unionExtents(carriedBy(row), own.all);
   }
 
   /** Union of everything that changed on the way from one place in history to another; `from` null: since the beginning. */
-  async between(from: DriveSnapshotId | null, to: Place): Promise<Extents> {
-    const toLine = await this.#lineage(to);
-    let extents: Extents = [];
-    const add = async (row: LayerRow): Promise<void> => {
-      const isLive = 'drive' in to && row === toLine[0];
-      extents = unionExtents(extents, isLive ? await this.#live(to.drive, row) : await this.#deltaOf(row));
-    };
-    const fromLine = from === null ? [] : await this.#lineage({ point: from });
-    const common = new Set(fromLine.map((row) => row.id));
-    const meet = toLine.find((row) => common.has(row.id))?.id;
-    if (from !== null && meet === undefined) {
-      throw new CalotypeError('snapshot_of_other_drive', 'The two points have no history in common.');
-    }
-    for (const row of toLine) {
-      if (row.id === meet) break;
-      await add(row);
-    }
-    for (const row of fromLine) {
-      if (row.id === meet) break;
-      extents = unionExtents(extents, await this.#deltaOf(row));
-    }
-    return extents;
+  between(from: DriveSnapshotId | null, to: Place): Promise<Extents> {
+    return whileFilesMove(async () => {
+      const toLine = await this.#lineage(to);
+      const fromLine = from === null ? { head: null, rows: [] } : await this.#lineage({ point: from });
+      const common = new Set(fromLine.rows.map((row) => row.id));
+      const meet = toLine.rows.find((row) => common.has(row.id))?.id;
+      if (from !== null && meet === undefined) {
+        throw new CalotypeError('snapshot_of_other_drive', 'The two points have no history in common.');
+      }
+      const lists: Extents[] = [];
+      for (const line of [toLine, fromLine]) {
+        for (const [at, row] of line.rows.entries()) {
+          if (row.id === meet) break;
+          lists.push(line.head !== null && at === 0 ? await this.#live(line.head, row) : await this.#deltaOf(row));
+        }
+      }
+      return normalizeExtents(lists.flat());
+    });
   }
 
   /**
    * For each point the bytes changed between it and the drive's present state. Points in the present state's own past are
    * answered together by one sweep: each byte counts for the newest interval that changed it.
    */
-  async changedSince(driveId: DriveId, points: readonly DriveSnapshotId[]): Promise<number[]> {
-    const head = await findHead(this.#ctx.catalog.db, driveId);
-    if (head === undefined) return points.map(() => 0);
-    const line = await this.#lineage({ drive: driveId });
-    const position = new Map(line.map((row, at) => [row.id, at]));
-    const layers = new Map<DriveSnapshotId, number>();
-    for (const point of points) layers.set(point, (await getPoint(this.#ctx.catalog.db, point)).layer_id);
-    let deepest = 0;
-    for (const layer of layers.values()) deepest = Math.max(deepest, position.get(layer) ?? 0);
-    const lists: Extents[] = [];
-    for (const [at, row] of line.slice(0, deepest).entries()) {
-      lists.push(at === 0 ? await this.#live(driveId, row) : await this.#deltaOf(row));
-    }
-    const newest = bytesByNewest(lists);
-    const sums: number[] = [0];
-    for (const bytes of newest) sums.push((sums.at(-1) ?? 0) + bytes);
-    const answers: number[] = [];
-    for (const point of points) {
-      const at = position.get(layers.get(point) ?? -1);
-      answers.push(at === undefined ? sumExtents(await this.between(point, { drive: driveId })) : (sums[at] ?? 0));
-    }
-    return answers;
+  changedSince(driveId: DriveId, points: readonly DriveSnapshotId[]): Promise<number[]> {
+    return whileFilesMove(async () => {
+      if ((await findHead(this.#ctx.catalog.db, driveId)) === undefined) return points.map(() => 0);
+      const line = await this.#lineage({ drive: driveId });
+      const position = new Map(line.rows.map((row, at) => [row.id, at]));
+      const layers = new Map<DriveSnapshotId, number>();
+      for (const point of points) layers.set(point, (await getPoint(this.#ctx.catalog.db, point)).layer_id);
+      let deepest = 0;
+      for (const layer of layers.values()) deepest = Math.max(deepest, position.get(layer) ?? 0);
+      const lists: Extents[] = [];
+      for (const [at, row] of line.rows.slice(0, deepest).entries()) {
+        lists.push(line.head !== null && at === 0 ? await this.#live(line.head, row) : await this.#deltaOf(row));
+      }
+      const sums: number[] = [0];
+      for (const bytes of bytesByNewest(lists)) sums.push((sums.at(-1) ?? 0) + bytes);
+      const answers: number[] = [];
+      for (const point of points) {
+        const at = position.get(layers.get(point) ?? -1);
+        answers.push(at === undefined ? sumExtents(await this.between(point, { drive: driveId })) : (sums[at] ?? 0));
+      }
+      return answers;
+    });
   }
 
-  async #lineage(place: Place): Promise<LayerRow[]> {
+  /** Newest first; for a drive with the head that the first interval is still growing under. */
+  async #lineage(place: Place): Promise<{ head: HeadRow | null; rows: LayerRow[] }> {
     const db = this.#ctx.catalog.db;
-    const layer = 'drive' in place ? (await getHead(db, place.drive)).layer_id : (await getPoint(db, place.point)).layer_id;
-    return lineageOf(db, layer);
+    if ('point' in place) return { head: null, rows: await lineageOf(db, (await getPoint(db, place.point)).layer_id) };
+    const head = await getHead(db, place.drive);
+    const rows = await lineageOf(db, head.layer_id);
+    if (rows.length === 0) throw new MovedError();
+    return { head, rows };
   }
 
   /**
    * Removes intervals that end in no point any more: their delta passes to the one interval that follows, or goes if none
    * does. An interval that several follow stays.
    */
-  async foldUnnamed(driveIds: readonly DriveId[]): Promise<void> {
-    for (;;) {
-      const row = await this.#nextUnnamed(driveIds);
-      if (row === undefined) return;
-      const children = await this.#ctx.catalog.db
-        .selectFrom('qcow2_layers')
-        .selectAll()
-        .where('parent_id', '=', row.id)
-        .execute();
-      const [child] = children;
-      const passed = child === undefined ? [] : await this.#deltaOf(row);
-      await this.#ctx.catalog.write(async (tx) => {
-        if (child !== undefined) await takeOver(tx, child, row, passed);
-        await tx.deleteFrom('qcow2_layers').where('id', '=', row.id).execute();
-      });
-    }
+  foldUnnamed(driveIds: readonly DriveId[]): Promise<void> {
+    return this.#folding.run(async () => {
+      for (;;) {
+        const row = await nextUnnamed(this.#ctx.catalog.db, driveIds);
+        if (row === undefined) return;
+        const [child] = await layersOn(this.#ctx.catalog.db, row.id);
+        const passed = child === undefined ? [] : await this.#deltaOf(row);
+        await this.#ctx.catalog.write((tx) => fold(tx, row.id, passed));
+      }
+    });
   }
+}
 
-  async #nextUnnamed(driveIds: readonly DriveId[]): Promise<LayerRow | undefined> {
-    return this.#ctx.catalog.db
-      .selectFrom('qcow2_layers as l')
-      .selectAll('l')
-      .where('l.drive_id', 'in', driveIds)
-      .where(({ not, exists, selectFrom }) =>
-        not(exists(selectFrom('qcow2_points as p').select('p.layer_id').whereRef('p.layer_id', '=', 'l.id'))),
-      )
-      .where(({ not, exists, selectFrom }) =>
-        not(exists(selectFrom('qcow2_drives as d').select('d.layer_id').whereRef('d.layer_id', '=', 'l.id'))),
-      )
-      .where(({ selectFrom, fn }) =>
-        selectFrom('qcow2_layers as c')
-          .select(({ eb }) => eb(fn.countAll<number>(), '<', 2).as('few'))
-          .whereRef('c.parent_id', '=', 'l.id')
-          .$asScalar(),
-      )
-      .limit(1)
-      .executeTakeFirst();
-  }
+function carriedBy(row: LayerRow): Extents {
+  return row.carried === null ? [] : decodeExtents(row.carried);
+}
+
+async function findLayer(db: Db, id: number): Promise<LayerRow | undefined> {
+  return db.selectFrom('qcow2_layers').selectAll().where('id', '=', id).executeTakeFirst();
+}
+
+async function layersOn(db: Db, id: number): Promise<LayerRow[]> {
+  return db.selectFrom('qcow2_layers').selectAll().where('parent_id', '=', id).execute();
+}
+
+/** An interval of these drives that is no drive's present one, ends in no point, and has at most one that follows. */
+async function nextUnnamed(db: Db, driveIds: readonly DriveId[]): Promise<LayerRow | undefined> {
+  return db
+    .selectFrom('qcow2_layers as l')
+    .selectAll('l')
+    .where('l.drive_id', 'in', driveIds)
+    .where(({ not, exists, selectFrom }) =>
+      not(exists(selectFrom('qcow2_points as p').select('p.layer_id').whereRef('p.layer_id', '=', 'l.id'))),
+    )
+    .where(({ not, exists, selectFrom }) =>
+      not(exists(selectFrom('qcow2_drives as d').select('d.layer_id').whereRef('d.layer_id', '=', 'l.id'))),
+    )
+    .where(({ selectFrom, fn }) =>
+      selectFrom('qcow2_layers as c')
+        .select(({ eb }) => eb(fn.countAll<number>(), '<', 2).as('few'))
+        .whereRef('c.parent_id', '=', 'l.id')
+        .$asScalar(),
+    )
+    .limit(1)
+    .executeTakeFirst();
+}
+
+async function fold(tx: Tx, id: number, passed: Extents): Promise<void> {
+  const row = await findLayer(tx, id);
+  const [child, another] = await layersOn(tx, id);
+  if (row === undefined || another !== undefined) return;
+  if (child !== undefined) await takeOver(tx, child, row, passed);
+  await tx.deleteFrom('qcow2_layers').where('id', '=', id).execute();
 }
 
 async function takeOver(tx: Tx, child: LayerRow, row: LayerRow, passed: Extents): Promise<void> {

@@ -3,10 +3,9 @@
  * need no query, and keeps a node as long as a *root* (an export, a drive's top, a reader, a job) stands on it.
  * Touches QEMU only; the catalog is the caller's affair.
  */
-import { setTimeout as delay } from 'node:timers/promises';
 import { CalotypeError } from '../../core/errors.ts';
 import { Mutex } from '../../core/mutex.ts';
-import type { QmpClient, QmpCommand, QmpEvent } from '../../qemu/qmp.ts';
+import { type QmpClient, type QmpCommand, QmpError, type QmpEvent } from '../../qemu/qmp.ts';
 import type { StorageDaemon } from '../../qemu/storage-daemon.ts';
 import type { WorkControl } from '../engine.ts';
 import type { FileStore } from './file-store.ts';
@@ -49,12 +48,18 @@ export class Graph {
   readonly #nodes = new Map<number, Node>();
   readonly #roots = new Map<string, number>();
   readonly #lock = new Mutex();
+  /** Changes of shape: a command that says what a node is must not cross another that changes it. */
+  readonly #shape = new Mutex();
   readonly #closedWork = new Map<number, { evict: AbortController; ended: Promise<void> }>();
+  /** Files about to be opened, and how often: work on closed files must not begin on them. */
+  readonly #opening = new Map<number, number>();
 
   constructor(store: FileStore, daemon: StorageDaemon, options: { direct: boolean }) {
     this.store = store;
     this.daemon = daemon;
     this.#direct = options.direct;
+    // Every job and every export being removed listens.
+    daemon.qmp.setMaxListeners(0);
   }
 
   get qmp(): QmpClient {
@@ -109,29 +114,39 @@ export class Graph {
   async open(root: string, chain: readonly ChainLink[], options: { writable: boolean }): Promise<void> {
     const top = chain[0];
     if (top === undefined) throw new CalotypeError('internal', 'An empty chain was to be opened.');
-    for (const link of chain) await this.#evictWork(link.id);
-    await this.#lock.run(async () => {
-      const known = this.#nodes.get(top.id);
-      if (known !== undefined && known.readOnly === options.writable) {
-        throw new CalotypeError('drive_busy', 'The drive is being read; close its readers first.');
+    for (const link of chain) this.#opening.set(link.id, (this.#opening.get(link.id) ?? 0) + 1);
+    try {
+      for (const link of chain) await this.#evictWork(link.id);
+      await this.#lock.run(async () => {
+        const known = this.#nodes.get(top.id);
+        if (known !== undefined && known.readOnly === options.writable) {
+          throw new CalotypeError('drive_busy', 'The drive is being read; close its readers first.');
+        }
+        this.#roots.set(root, top.id);
+        try {
+          await this.#addMissing(chain, options.writable);
+        } catch (error) {
+          this.#roots.delete(root);
+          await this.#dropUnused();
+          throw error;
+        }
+      });
+    } finally {
+      for (const link of chain) {
+        const left = (this.#opening.get(link.id) ?? 1) - 1;
+        if (left === 0) this.#opening.delete(link.id);
+        else this.#opening.set(link.id, left);
       }
-      this.#roots.set(root, top.id);
-      try {
-        await this.#addMissing(chain, options.writable);
-      } catch (error) {
-        this.#roots.delete(root);
-        await this.#dropUnused();
-        throw error;
-      }
-    });
+    }
   }
 
   /**
-   * Runs work on a file that is not open. Who opens it meanwhile aborts the work and waits for its end.
+   * Runs work on a file that is not open. Who opens it meanwhile aborts the work and waits for its end, so the work must
+   * leave the file fit to be opened.
    * @returns whether the work came to its end
    */
   async whileClosed(id: number, work: (evicted: AbortSignal) => Promise<void>): Promise<boolean> {
-    if (this.#nodes.has(id) || this.#closedWork.has(id)) return false;
+    if (this.#nodes.has(id) || this.#opening.has(id) || this.#closedWork.has(id)) return false;
     const evict = new AbortController();
     const running = work(evict.signal);
     this.#closedWork.set(id, {
@@ -158,19 +173,25 @@ export class Graph {
     await running?.ended;
   }
 
-  /** Opens an empty overlay, apart from any chain, ready for `pivot`. */
-  async openSpare(root: string, id: number): Promise<void> {
+  /** Opens an empty overlay, apart from any chain, ready for `pivot`. Read-only where the drive is only read. */
+  async openSpare(root: string, id: number, options: { readOnly: boolean } = { readOnly: false }): Promise<void> {
     await this.#lock.run(async () => {
+      if (!this.#nodes.has(id)) {
+        await this.qmp.execute('blockdev-add', this.#nodeOptions(id, null, options.readOnly));
+        this.#nodes.set(id, { backing: null, readOnly: options.readOnly });
+      }
       this.#roots.set(root, id);
-      if (this.#nodes.has(id)) return;
-      await this.qmp.execute('blockdev-add', this.#nodeOptions(id, null, false));
-      this.#nodes.set(id, { backing: null, readOnly: false });
     });
   }
 
   /** Moves a root to another open node. */
   setRoot(root: string, id: number): void {
     this.#roots.set(root, id);
+  }
+
+  /** Lets go of a root; the next `release` or `tidy` closes what it held. */
+  dropRoot(root: string): void {
+    this.#roots.delete(root);
   }
 
   /** Lets go of roots; closes what nobody needs any more. */
@@ -186,18 +207,23 @@ export class Graph {
   async pivot(pairs: readonly { top: number; overlay: number }[]): Promise<void> {
     const actions = pairs.map((pair) => ({ node: this.nodeName(pair.top), overlay: this.nodeName(pair.overlay) }));
     const [first] = actions;
-    if (first !== undefined && actions.length === 1) await this.qmp.execute('blockdev-snapshot', first);
-    else {
-      await this.qmp.execute('transaction', {
-        actions: actions.map((data) => ({ type: 'blockdev-snapshot', data })),
-      });
-    }
-    for (const pair of pairs) {
-      this.#nodes.set(pair.overlay, { backing: pair.top, readOnly: false });
-      const old = this.#nodes.get(pair.top);
-      if (old !== undefined) old.readOnly = true;
-      this.#moveExports(pair.top, pair.overlay);
-    }
+    await this.#shape.run(async () => {
+      if (first !== undefined && actions.length === 1) await this.qmp.execute('blockdev-snapshot', first);
+      else {
+        await this.qmp.execute('transaction', {
+          actions: actions.map((data) => ({ type: 'blockdev-snapshot', data })),
+        });
+      }
+      for (const pair of pairs) this.#notePivot(pair);
+    });
+  }
+
+  #notePivot(pair: { top: number; overlay: number }): void {
+    const overlay = this.#nodes.get(pair.overlay);
+    if (overlay !== undefined) overlay.backing = pair.top;
+    const old = this.#nodes.get(pair.top);
+    if (old !== undefined) old.readOnly = true;
+    this.#moveExports(pair.top, pair.overlay);
   }
 
   /** QEMU moves a drive's exports onto the overlay; so do their roots. */
@@ -208,44 +234,66 @@ export class Graph {
   }
 
   /**
-   * `pivot` onto an overlay and, in the same write, exchange of the overlay's backing: the revert of an exported drive.
-   * The chain of `backing` must be open.
+   * `pivot` onto an overlay and, in the same write, exchange of the overlay's backing: the revert of an exported drive. The
+   * chain of `backing` must be open. With `header` the overlay's image header is made to say so too. Throws when QEMU refused
+   * any part; the mirror then says what was done: an overlay on its point, on the old top, or not yet in place.
    */
-  async pivotOnto(pairs: readonly { top: number; overlay: number; backing: number }[]): Promise<void> {
-    const commands: QmpCommand[] = pairs.map((pair) => ({
-      execute: 'blockdev-snapshot',
-      arguments: { node: this.nodeName(pair.top), overlay: this.nodeName(pair.overlay) },
-    }));
-    for (const pair of pairs) {
-      commands.push({
-        execute: 'blockdev-reopen',
-        arguments: { options: [this.#nodeOptions(pair.overlay, pair.backing, false, true)] },
-      });
-    }
-    await this.qmp.executeAll(commands);
-    for (const pair of pairs) {
-      this.#nodes.set(pair.overlay, { backing: pair.backing, readOnly: false });
-      this.#moveExports(pair.top, pair.overlay);
-    }
+  async pivotOnto(
+    pairs: readonly { top: number; overlay: number; backing: number; header: boolean }[],
+  ): Promise<void> {
+    await this.#shape.run(async () => {
+      const snapshots: QmpCommand[] = pairs.map((pair) => ({
+        execute: 'blockdev-snapshot',
+        arguments: { node: this.nodeName(pair.top), overlay: this.nodeName(pair.overlay) },
+      }));
+      const exchanges: QmpCommand[] = pairs.map((pair) => this.#reopenCommand(pair.overlay, pair.backing));
+      const headers: QmpCommand[] = pairs.flatMap((pair) =>
+        pair.header ? [this.#headerCommand(pair.overlay, pair.overlay, pair.backing)] : [],
+      );
+      const results = await this.qmp.executeEach([...snapshots, ...exchanges, ...headers]);
+      for (const [at, pair] of pairs.entries()) {
+        if (results[at]?.status !== 'fulfilled') continue;
+        this.#notePivot(pair);
+        if (results[pairs.length + at]?.status === 'fulfilled') this.noteBacking(pair.overlay, pair.backing);
+      }
+      const failed = results.find((result) => result.status === 'rejected');
+      if (failed?.status === 'rejected') throw failed.reason;
+    });
   }
 
   /** Exchanges the backing of an open node for an open one of the same content, and says so in the image header. */
   async relink(id: number, backing: number | null): Promise<void> {
-    const node = this.#nodes.get(id);
-    if (node === undefined) throw new CalotypeError('internal', `Layer ${id} is not open.`);
-    const commands: QmpCommand[] = [
-      { execute: 'blockdev-reopen', arguments: { options: [this.#nodeOptions(id, backing, node.readOnly, true)] } },
-    ];
-    commands.push({
+    await this.#shape.run(async () => {
+      if (!this.#nodes.has(id)) throw new CalotypeError('internal', `Layer ${id} is not open.`);
+      const commands = [this.#reopenCommand(id, backing)];
+      // QEMU cannot write "no backing": a file gets there only by `qemu-img rebase`, which has written it.
+      if (backing !== null) commands.push(this.#headerCommand(id, this.#topAbove(id), backing));
+      const results = await this.qmp.executeEach(commands);
+      if (results[0]?.status === 'fulfilled') this.noteBacking(id, backing);
+      const failed = results.find((result) => result.status === 'rejected');
+      if (failed?.status === 'rejected') throw failed.reason;
+    });
+  }
+
+  #reopenCommand(id: number, backing: number | null): QmpCommand {
+    const readOnly = this.#nodes.get(id)?.readOnly ?? false;
+    return { execute: 'blockdev-reopen', arguments: { options: [this.#nodeOptions(id, backing, readOnly, true)] } };
+  }
+
+  #headerCommand(id: number, top: number, backing: number): QmpCommand {
+    return {
       execute: 'change-backing-file',
       arguments: {
-        device: this.#rootNodeAbove(id),
+        device: this.nodeName(top),
         'image-node-name': this.nodeName(id),
-        'backing-file': backing === null ? '' : this.store.nameOf(backing),
+        'backing-file': this.store.nameOf(backing),
       },
-    });
-    await this.qmp.executeAll(commands);
-    node.backing = backing;
+    };
+  }
+
+  /** Resolves when every change of shape sent so far is in the mirror. */
+  async shapeIsKnown(): Promise<void> {
+    await this.#shape.run(async () => undefined);
   }
 
   /** Notes that QEMU itself has changed backings, as a finished commit job does. */
@@ -305,65 +353,91 @@ export class Graph {
     jobId: string,
     layers: { upper: number; lower: number; standIn: number },
     control: WorkControl,
-    startAt: { doneBytes: number; weightBytes: number },
+    onShare: (share: number) => void,
   ): Promise<void> {
     let speed = control.wishes().bytesPerSecond;
-    await this.qmp.execute('block-commit', {
-      'job-id': jobId,
-      device: this.nodeName(layers.standIn),
-      'top-node': this.nodeName(layers.upper),
-      'base-node': this.nodeName(layers.lower),
-      'auto-finalize': false,
-      'auto-dismiss': false,
-      'on-error': 'enospc',
-      ...(speed > 0 ? { speed } : {}),
-    });
-    let paused = false;
-    let cancelling = false;
-    let outOfSpace = false;
+    await this.#takeZeroesAsHoles(layers.lower);
     const changed = this.#jobWaiter(jobId, control.signal);
-    for (;;) {
-      const job = (await this.jobs()).find((item) => item.id === jobId);
-      if (job === undefined) throw new CalotypeError('engine_failed', 'The merge job disappeared.');
-      if (job.status === 'pending') return;
-      if (job.status === 'concluded') {
-        await this.qmp.execute('job-dismiss', { id: jobId });
-        if (outOfSpace) throw new CalotypeError('space_exhausted', 'The disk is full; the merge was put off.');
-        if (control.signal.aborted) throw new CalotypeError('cancelled');
-        throw new CalotypeError('engine_failed', `The merge failed: ${job.error ?? 'no reason given'}.`);
-      }
-      const share = job['total-progress'] > 0 ? job['current-progress'] / job['total-progress'] : 0;
-      control.progress(startAt.doneBytes + Math.round(share * startAt.weightBytes), 0);
-      if (!cancelling) {
-        outOfSpace = await this.#stoppedForSpace(jobId);
-        const wishes = control.wishes();
-        if (control.signal.aborted || outOfSpace) {
-          cancelling = true;
-          await this.qmp.execute('job-cancel', { id: jobId });
-        } else if (wishes.paused !== paused) {
-          paused = wishes.paused;
-          await this.qmp.execute(paused ? 'block-job-pause' : 'block-job-resume', { device: jobId });
-        } else if (wishes.bytesPerSecond !== speed) {
-          speed = wishes.bytesPerSecond;
-          await this.qmp.execute('block-job-set-speed', { device: jobId, speed });
+    try {
+      await this.qmp.execute('block-commit', {
+        'job-id': jobId,
+        device: this.nodeName(layers.standIn),
+        'top-node': this.nodeName(layers.upper),
+        'base-node': this.nodeName(layers.lower),
+        'auto-finalize': false,
+        'auto-dismiss': false,
+        'on-error': 'enospc',
+        ...(speed > 0 ? { speed } : {}),
+      });
+      let paused = false;
+      let cancelling = false;
+      let outOfSpace = false;
+      for (;;) {
+        const job = (await this.jobs()).find((item) => item.id === jobId);
+        if (job === undefined) throw new CalotypeError('engine_failed', 'The merge job disappeared.');
+        if (job.status === 'pending') return;
+        if (job.status === 'concluded') {
+          await this.qmp.execute('job-dismiss', { id: jobId });
+          if (outOfSpace) throw new CalotypeError('space_exhausted', 'The disk is full; the merge was put off.');
+          if (control.signal.aborted) throw new CalotypeError('cancelled');
+          throw new CalotypeError('engine_failed', `The merge failed: ${job.error ?? 'no reason given'}.`);
         }
+        const share = job['total-progress'] > 0 ? job['current-progress'] / job['total-progress'] : 0;
+        onShare(share);
+        if (!cancelling) {
+          outOfSpace = await this.#stoppedForSpace(jobId);
+          const wishes = control.wishes();
+          if (control.signal.aborted || outOfSpace) {
+            cancelling = true;
+            await this.#steerJob('job-cancel', { id: jobId });
+          } else if (wishes.paused !== paused) {
+            paused = wishes.paused;
+            await this.#steerJob(paused ? 'block-job-pause' : 'block-job-resume', { device: jobId });
+          } else if (wishes.bytesPerSecond !== speed) {
+            speed = wishes.bytesPerSecond;
+            await this.#steerJob('block-job-set-speed', { device: jobId, speed });
+          }
+        }
+        await changed.wait();
       }
-      await changed();
+    } finally {
+      changed.stop();
     }
+  }
+
+  /** The job may have come to its end meanwhile, and then takes no more orders. */
+  async #steerJob(command: string, args: Record<string, unknown>): Promise<void> {
+    await this.qmp.execute(command, args).catch((error: unknown) => {
+      if (!(error instanceof QmpError)) throw error;
+    });
+  }
+
+  /** A commit job writes what it moves, also where it reads zeros: the lower layer turns those into holes again. */
+  async #takeZeroesAsHoles(id: number): Promise<void> {
+    await this.#shape.run(async () => {
+      const node = this.#nodes.get(id);
+      if (node === undefined) throw new CalotypeError('internal', `Layer ${id} is not open.`);
+      const options = { ...this.#nodeOptions(id, node.backing, node.readOnly, true), 'detect-zeroes': 'unmap' };
+      await this.qmp.execute('blockdev-reopen', { options: [options] });
+    });
   }
 
   /** Lets a pending commit take effect in the daemon's graph and headers. */
   async finishCommit(jobId: string): Promise<void> {
     const changed = this.#jobWaiter(jobId);
-    await this.qmp.execute('job-finalize', { id: jobId });
-    for (;;) {
-      const job = (await this.jobs()).find((item) => item.id === jobId);
-      if (job === undefined) throw new CalotypeError('engine_failed', 'The merge job disappeared.');
-      if (job.status === 'concluded') {
-        if (job.error !== undefined) throw new CalotypeError('engine_failed', `The merge failed: ${job.error}.`);
-        return;
+    try {
+      await this.qmp.execute('job-finalize', { id: jobId });
+      for (;;) {
+        const job = (await this.jobs()).find((item) => item.id === jobId);
+        if (job === undefined) throw new CalotypeError('engine_failed', 'The merge job disappeared.');
+        if (job.status === 'concluded') {
+          if (job.error !== undefined) throw new CalotypeError('engine_failed', `The merge failed: ${job.error}.`);
+          return;
+        }
+        await changed.wait();
       }
-      await changed();
+    } finally {
+      changed.stop();
     }
   }
 
@@ -380,14 +454,18 @@ export class Graph {
       edges: { parent: number; child: number; name: string }[];
     }>('x-debug-query-block-graph');
     const names = new Map(edges.nodes.map((node) => [node.id, node.name]));
+    const below = new Map(
+      edges.edges.filter((edge) => edge.name === 'backing').map((edge) => [edge.parent, edge.child]),
+    );
+    const graphIds = new Map(edges.nodes.map((node) => [node.name, node.id]));
     for (const info of found) {
       const id = this.#idOfNode(info['node-name']);
       if (id === null) continue;
-      const graphId = edges.nodes.find((node) => node.name === info['node-name'])?.id;
-      const backingEdge = edges.edges.find((edge) => edge.parent === graphId && edge.name === 'backing');
-      const backingName = backingEdge === undefined ? undefined : names.get(backingEdge.child);
+      // A job's filter node may stand between two layers.
+      let at = below.get(graphIds.get(info['node-name']) ?? -1);
+      while (at !== undefined && this.#idOfNode(names.get(at) ?? '') === null) at = below.get(at);
       this.#nodes.set(id, {
-        backing: backingName === undefined ? null : this.#idOfNode(backingName),
+        backing: at === undefined ? null : this.#idOfNode(names.get(at) ?? ''),
         readOnly: info.ro,
       });
     }
@@ -398,7 +476,8 @@ export class Graph {
     await this.#lock.run(() => this.#dropUnused());
   }
 
-  #jobWaiter(jobId: string, signal?: AbortSignal): () => Promise<void> {
+  /** Wakes at each sign of life of a job, and now and then without. */
+  #jobWaiter(jobId: string, signal?: AbortSignal): { wait(): Promise<void>; stop(): void } {
     let dirty = false;
     let wake: (() => void) | undefined;
     const touch = (): void => {
@@ -406,25 +485,29 @@ export class Graph {
       wake?.();
     };
     const onEvent = (event: QmpEvent): void => {
-      const id = event.data?.id ?? event.data?.device;
-      if (id === jobId) touch();
-      if (id === jobId && event.data?.status === 'null') this.qmp.off('event', onEvent);
+      if ((event.data?.id ?? event.data?.device) === jobId) touch();
     };
     this.qmp.on('event', onEvent);
-    this.qmp.once('close', touch);
-    signal?.addEventListener('abort', touch, { once: true });
-    return async () => {
-      if (!dirty) {
-        const timer = new AbortController();
-        await Promise.race([
-          new Promise<void>((resolve) => {
+    this.qmp.on('close', touch);
+    signal?.addEventListener('abort', touch);
+    return {
+      wait: async () => {
+        if (!dirty) {
+          let timer: NodeJS.Timeout | undefined;
+          await new Promise<void>((resolve) => {
             wake = resolve;
-          }),
-          delay(jobPollMs, undefined, { signal: timer.signal }).catch(() => undefined),
-        ]);
-        timer.abort();
-      }
-      dirty = false;
+            timer = setTimeout(resolve, jobPollMs);
+          });
+          clearTimeout(timer);
+          wake = undefined;
+        }
+        dirty = false;
+      },
+      stop: () => {
+        this.qmp.off('event', onEvent);
+        this.qmp.off('close', touch);
+        signal?.removeEventListener('abort', touch);
+      },
     };
   }
 
@@ -483,10 +566,11 @@ export class Graph {
     }
   }
 
-  #rootNodeAbove(id: number): string {
+  /** A node with nothing above it, somewhere above this one: QEMU wants one named. */
+  #topAbove(id: number): number {
     let at = id;
     for (let parent = this.childrenOf(at)[0]; parent !== undefined; parent = this.childrenOf(at)[0]) at = parent;
-    return this.nodeName(at);
+    return at;
   }
 
   #idOfNode(name: string): number | null {

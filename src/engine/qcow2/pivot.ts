@@ -7,6 +7,7 @@
  * top, in the daemon's graph or by the data in it, and adopts it. Nothing a client flushed is lost either way.
  */
 import type { CommitHook, Tx } from '../../catalog/catalog.ts';
+import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
 import { type Context, planOverlay, removeDead } from './context.ts';
 import { depthOf, findFile, getFile, getHead, type HeadRow, insertFile, insertLayer, updateFiles } from './records.ts';
@@ -34,11 +35,17 @@ export async function pivotDrives(ctx: Context, drives: readonly PivotDrive[], c
   try {
     for (const drive of drives) prepared.push(await prepare(ctx, drive));
     const open = prepared.filter((drive) => isOpen(ctx, drive));
-    for (const drive of open) await ctx.graph().openSpare(`spare:${drive.driveId}`, drive.overlay);
+    const graph = ctx.graph();
+    for (const drive of prepared) {
+      const top = drive.head.file_id;
+      if (open.includes(drive)) {
+        await graph.openSpare(`spare:${drive.driveId}`, drive.overlay, { readOnly: !graph.isOpenWritable(top) });
+      } else await ctx.store.syncFile(top); // Whoever wrote it may have died before it was durable.
+    }
     ctx.step('pivot.before');
     if (open.length > 0) {
-      await ctx.graph().pivot(open.map((drive) => ({ top: drive.head.file_id, overlay: drive.overlay })));
-      for (const drive of open) ctx.graph().setRoot(`drive:${drive.driveId}`, drive.overlay);
+      await graph.pivot(open.map((drive) => ({ top: drive.head.file_id, overlay: drive.overlay })));
+      for (const drive of open) graph.setRoot(`drive:${drive.driveId}`, drive.overlay);
     }
     ctx.step('pivot.done');
     await ctx.catalog.write(async (tx) => {
@@ -59,13 +66,18 @@ function isOpen(ctx: Context, drive: Prepared): boolean {
 
 /** After a failure: overlays that QEMU took on stay and are adopted; the others go. Without a daemon, recovery decides. */
 async function undoPrepared(ctx: Context, prepared: readonly Prepared[]): Promise<void> {
-  if (!ctx.graph().alive) return;
-  for (const drive of prepared) {
-    const top = ctx.graph().rootNamed(`drive:${drive.driveId}`);
-    if (top === drive.overlay) await adoptTop(ctx, drive.head, top);
-    else if (drive.head.spare_id !== drive.overlay) {
-      await ctx.graph().release(`spare:${drive.driveId}`);
-      await removeDead(ctx, [drive.overlay]);
+  for (const { driveId, head, overlay } of prepared) {
+    if (!ctx.graph().alive) return;
+    const pivoted = ctx.graph().rootNamed(`drive:${driveId}`) === overlay;
+    try {
+      if (pivoted) await adoptTop(ctx, head, overlay);
+      else if (head.spare_id === overlay) await dropSpare(ctx, head);
+      else {
+        await ctx.graph().release(`spare:${driveId}`);
+        await removeDead(ctx, [overlay]);
+      }
+    } catch (error) {
+      ctx.distrust(error);
     }
   }
 }
@@ -105,10 +117,11 @@ export async function recordPivot(
 }
 
 async function prepare(ctx: Context, drive: PivotDrive): Promise<Prepared> {
-  const found = await getHead(ctx.catalog.db, drive.driveId);
+  const head = await getHead(ctx.catalog.db, drive.driveId);
   const open = ctx.graph().rootNamed(`drive:${drive.driveId}`);
-  if (open !== undefined && open !== found.file_id) await adoptTop(ctx, found, open);
-  const head = open === undefined || open === found.file_id ? found : await getHead(ctx.catalog.db, drive.driveId);
+  if (open !== undefined && open !== head.file_id) {
+    throw new CalotypeError('engine_failed', `The daemon and the catalog disagree on the top of drive ${drive.driveId}.`);
+  }
   if (head.spare_id !== null) {
     const spare = await findFile(ctx.catalog.db, head.spare_id);
     const fits = spare?.backing_id === head.file_id && (drive.sizeBytes ?? spare.size_bytes) === spare.size_bytes;
@@ -126,7 +139,8 @@ export async function prepareSpare(ctx: Context, driveId: DriveId): Promise<void
   await ctx.driveLocks.run([driveId], async () => {
     const head = await getHead(ctx.catalog.db, driveId).catch(() => undefined);
     if (head === undefined || head.spare_id !== null) return;
-    if (ctx.graph().rootNamed(`drive:${driveId}`) !== head.file_id) return;
+    const graph = ctx.graph();
+    if (graph.rootNamed(`drive:${driveId}`) !== head.file_id || !graph.isOpenWritable(head.file_id)) return;
     const top = await getFile(ctx.catalog.db, head.file_id);
     const spare = await ctx.catalog.write(async (tx) => {
       const row = await insertFile(tx, {
@@ -139,16 +153,21 @@ export async function prepareSpare(ctx: Context, driveId: DriveId): Promise<void
       return row;
     });
     ctx.step('spare.planned');
-    await ctx.store.createOverlay(spare.id, spare.size_bytes, top.id);
-    ctx.step('spare.created');
-    await ctx.graph().openSpare(`spare:${driveId}`, spare.id);
+    try {
+      await ctx.store.createOverlay(spare.id, spare.size_bytes, top.id);
+      ctx.step('spare.created');
+      await graph.openSpare(`spare:${driveId}`, spare.id);
+    } catch (error) {
+      if (graph.alive) await dropSpare(ctx, { ...head, spare_id: spare.id });
+      throw error;
+    }
   });
 }
 
 /** Takes a spare away that no longer fits. Caller holds the drive's lock. */
 export async function dropSpare(ctx: Context, head: HeadRow): Promise<void> {
   const spare = head.spare_id;
-  if (spare === null) return;
+  if (spare === null || ctx.graph().rootNamed(`drive:${head.drive_id}`) === spare) return;
   await ctx.catalog.write(async (tx) => {
     await updateFiles(tx, [spare], { state: 'dead' });
     await tx.updateTable('qcow2_drives').set({ spare_id: null }).where('drive_id', '=', head.drive_id).execute();

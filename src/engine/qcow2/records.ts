@@ -153,6 +153,17 @@ export async function childrenOf(db: Db, fileId: number): Promise<FileRow[]> {
     .execute();
 }
 
+/** Whether anything has the file as its backing, also what is only being made. */
+export async function standsOn(db: Db, fileId: number): Promise<boolean> {
+  const found = await db
+    .selectFrom('qcow2_files')
+    .select('id')
+    .where('backing_id', '=', fileId)
+    .where('state', '!=', 'dead')
+    .executeTakeFirst();
+  return found !== undefined;
+}
+
 /** From a layer up to the beginning of history, newest first. */
 export async function lineageOf(db: Db, layerId: number): Promise<LayerRow[]> {
   const found = await sql<LayerRow>`
@@ -179,7 +190,18 @@ export interface RelinkPlan {
 
 export interface RevertPlan {
   operationId: string;
-  targets: { driveId: DriveId; pointId: DriveSnapshotId; keepAs: DriveSnapshotId | null; top: number; overlay: number }[];
+  targets: {
+    driveId: DriveId;
+    keepAs: DriveSnapshotId | null;
+    top: number;
+    overlay: number;
+    sizeBytes: number;
+    /** The overlay was made ahead, for the old top: its header still has to be told. */
+    wasSpare: boolean;
+    /** File and layer of the point. */
+    backing: number;
+    parentLayer: number;
+  }[];
 }
 
 export async function insertIntent(db: Db, intent: Intent): Promise<number> {

@@ -5,30 +5,48 @@
  */
 import type { CommitHook } from '../../catalog/catalog.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
-import { type Context, markDead, removeDead } from './context.ts';
+import { type Context, markDead } from './context.ts';
 import {
   chainOf,
-  childrenOf,
   deleteIntent,
   findFile,
   insertIntent,
   pinnedAmong,
   type RelinkPlan,
+  standsOn,
   updateFiles,
 } from './records.ts';
 
-/** Records the intent, beside whatever else becomes true with it, and carries it out. Caller holds `links`. */
-export async function relink(ctx: Context, plan: RelinkPlan, begin: CommitHook, commit: CommitHook): Promise<void> {
+/**
+ * Records the intent, beside whatever else becomes true with it, and carries it out. Caller holds `links`, and discards
+ * the files that come back once it has let go of them. A failure before the intent changes nothing; after it, recovery takes over.
+ */
+export async function relink(
+  ctx: Context,
+  plan: RelinkPlan,
+  begin: CommitHook,
+  commit: CommitHook,
+): Promise<readonly number[]> {
   const intent = await ctx.catalog.write(async (tx) => {
     await begin(tx);
     return insertIntent(tx, { kind: 'relink', plan });
   });
   ctx.step('relink.intended');
-  await finishRelink(ctx, intent, plan, commit);
+  try {
+    return await finishRelink(ctx, intent, plan, commit);
+  } catch (error) {
+    ctx.distrust(error);
+    throw error;
+  }
 }
 
-/** Carries a recorded relink out; also how recovery ends one. */
-export async function finishRelink(ctx: Context, intent: number, plan: RelinkPlan, commit: CommitHook): Promise<void> {
+/** Carries a recorded relink out; also how recovery ends one. @returns files that nothing needs any more, marked dead */
+export async function finishRelink(
+  ctx: Context,
+  intent: number,
+  plan: RelinkPlan,
+  commit: CommitHook,
+): Promise<readonly number[]> {
   if (plan.to !== null) await ctx.store.syncFile(plan.to);
   for (const child of plan.children) {
     await relinkOne(ctx, child, plan.to);
@@ -42,22 +60,19 @@ export async function finishRelink(ctx: Context, intent: number, plan: RelinkPla
     }
     const pinned = await pinnedAmong(tx, plan.dead);
     const unneeded: number[] = [];
-    for (const id of plan.dead) if (!pinned.has(id) && (await childrenOf(tx, id)).length === 0) unneeded.push(id);
+    for (const id of plan.dead) if (!pinned.has(id) && !(await standsOn(tx, id))) unneeded.push(id);
     await markDead(tx, unneeded);
     await deleteIntent(tx, intent);
     await commit(tx);
     return unneeded;
   });
   ctx.step('relink.committed');
-  if (ctx.graph().alive) await ctx.graph().tidy();
-  await removeDead(
-    ctx,
-    dead.filter((id) => !ctx.graph().isOpen(id)),
-  );
+  return dead;
 }
 
 async function relinkOne(ctx: Context, child: number, to: number | null): Promise<void> {
-  if ((await findFile(ctx.catalog.db, child)) === undefined) return;
+  const row = await findFile(ctx.catalog.db, child);
+  if (row === undefined || row.state === 'dead') return;
   const graph = ctx.graph();
   const header = await readHeader(ctx.store.pathOf(child));
   const written = header.backing === (to === null ? null : ctx.store.nameOf(to));

@@ -1,22 +1,23 @@
 /**
  * Revert: an empty overlay on the point's file becomes the drive's top. For an exported drive it is a pivot followed, in
- * the same write to the daemon, by an exchange of the overlay's backing, so that clients stay connected. The old top
- * becomes a point of its own or goes.
+ * the same write to the daemon, by an exchange of the overlay's backing, so that clients stay connected; the spare that
+ * waits for the next snapshot serves as the overlay. The old top becomes a point of its own or goes.
  *
- * Crash: for exported drives the intent is durable first and always rolled forward, with the safety points it promised.
+ * Crash: where a daemon has a part in it the intent is durable first, and is always rolled forward, with the safety
+ * points it promised. A revert of closed drives is one commit. A failure puts the daemon back before it is reported.
  */
 import type { CommitHook, Tx } from '../../catalog/catalog.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
-import { type Context, markDead, removeDead } from './context.ts';
-import { adoptTop, dropSpare, prepareSpare } from './pivot.ts';
+import { abandon, type Context, discard, markDead } from './context.ts';
+import { prepareSpare, recordPivot } from './pivot.ts';
 import {
   chainOf,
   childrenOf,
   deleteIntent,
-  findHead,
   getFile,
   getHead,
   getPoint,
+  type HeadRow,
   insertFile,
   insertIntent,
   insertLayer,
@@ -30,6 +31,8 @@ export interface RevertTarget {
   keepAs: DriveSnapshotId | null;
 }
 
+type PlannedTarget = RevertPlan['targets'][number];
+
 /** Caller holds the drives' locks and `links`. */
 export async function revertDrives(
   ctx: Context,
@@ -42,87 +45,148 @@ export async function revertDrives(
     await ctx.catalog.write(commit);
     return;
   }
-  const plan: RevertPlan = { operationId, targets: [] };
-  const rows: { id: number; sizeBytes: number; backing: number }[] = [];
-  const intent = await ctx.catalog.write(async (tx) => {
-    for (const target of targets) {
-      const head = await getHead(tx, target.driveId);
-      const point = await getPoint(tx, target.driveSnapshotId);
-      const top = await getFile(tx, head.file_id);
-      const overlay = await insertFile(tx, {
-        driveId: target.driveId,
-        backingId: point.file_id,
-        sizeBytes: top.size_bytes,
-        state: 'planned',
-      });
-      rows.push({ id: overlay.id, sizeBytes: top.size_bytes, backing: point.file_id });
-      plan.targets.push({
-        driveId: target.driveId,
-        pointId: target.driveSnapshotId,
-        keepAs: target.keepAs,
-        top: head.file_id,
-        overlay: overlay.id,
-      });
-    }
-    return insertIntent(tx, { kind: 'revert', plan });
+  const isLive = targets.some((target) => ctx.graph().rootNamed(`drive:${target.driveId}`) !== undefined);
+  const { plan, intent } = await ctx.catalog.write(async (tx) => {
+    const made: RevertPlan = { operationId, targets: [] };
+    for (const target of targets) made.targets.push(await planTarget(ctx, tx, target));
+    return { plan: made, intent: isLive ? await insertIntent(tx, { kind: 'revert', plan: made }) : null };
   });
   ctx.step('revert.intended');
   try {
-    for (const row of rows) await ctx.store.createOverlay(row.id, row.sizeBytes, row.backing);
+    for (const target of plan.targets) {
+      if (!target.wasSpare) await ctx.store.createOverlay(target.overlay, target.sizeBytes, target.backing);
+    }
   } catch (error) {
-    await ctx.catalog.write((tx) => deleteIntent(tx, intent));
-    await removeDead(
-      ctx,
-      rows.map((row) => row.id),
-    );
+    await undoRevert(ctx, intent, plan);
     throw error;
   }
   ctx.step('revert.created');
-  await finishRevert(ctx, intent, plan, commit);
+  try {
+    await finishRevert(ctx, intent, plan, commit);
+  } catch (error) {
+    await undoRevert(ctx, intent, plan);
+    throw error;
+  }
 }
 
-/** Carries a recorded revert out; also how recovery ends one. Overlays exist. */
-export async function finishRevert(ctx: Context, intent: number, plan: RevertPlan, commit: CommitHook): Promise<void> {
+/** The spare is taken from the drive here: whatever becomes of the revert, nothing else may use it. */
+async function planTarget(ctx: Context, tx: Tx, target: RevertTarget): Promise<PlannedTarget> {
+  const head = await getHead(tx, target.driveId);
+  const point = await getPoint(tx, target.driveSnapshotId);
+  const top = await getFile(tx, head.file_id);
+  const spare = head.spare_id === null ? undefined : await getFile(tx, head.spare_id);
+  const wasSpare = spare !== undefined && spare.size_bytes === top.size_bytes && ctx.graph().isOpen(spare.id);
+  let overlay: number;
+  if (wasSpare) {
+    overlay = spare.id;
+    await updateFiles(tx, [overlay], { state: 'planned', backing_id: point.file_id });
+  } else {
+    const row = await insertFile(tx, {
+      driveId: target.driveId,
+      backingId: point.file_id,
+      sizeBytes: top.size_bytes,
+      state: 'planned',
+    });
+    overlay = row.id;
+    if (spare !== undefined) await markDead(tx, [spare.id]);
+  }
+  await tx.updateTable('qcow2_drives').set({ spare_id: null }).where('drive_id', '=', target.driveId).execute();
+  return {
+    driveId: target.driveId,
+    keepAs: target.keepAs,
+    top: head.file_id,
+    overlay,
+    sizeBytes: top.size_bytes,
+    wasSpare,
+    backing: point.file_id,
+    parentLayer: point.layer_id,
+  };
+}
+
+/** Carries a planned revert out; also how recovery ends one. Overlays exist. */
+export async function finishRevert(
+  ctx: Context,
+  intent: number | null,
+  plan: RevertPlan,
+  commit: CommitHook,
+): Promise<void> {
   const graph = ctx.graph();
-  const live = plan.targets.filter((target) => graph.alive && graph.rootNamed(`drive:${target.driveId}`) !== undefined);
-  const pivots: { top: number; overlay: number; backing: number }[] = [];
+  const live = plan.targets.filter((target) => graph.rootNamed(`drive:${target.driveId}`) !== undefined);
+  await moveDaemon(ctx, plan, live);
+  ctx.step('revert.done');
+  await ctx.catalog.write(async (tx) => {
+    for (const target of plan.targets) await recordRevert(tx, plan.operationId, target);
+    if (intent !== null) await deleteIntent(tx, intent);
+    await commit(tx);
+  });
+  ctx.step('revert.committed');
+  for (const root of heldRoots(plan)) graph.dropRoot(root);
+  ctx.background(async () => {
+    for (const target of live) await prepareSpare(ctx, target.driveId);
+    await discard(ctx, await deadOf(ctx, plan));
+  });
+}
+
+/** What keeps the point's chain and the old top open until all is done or undone. */
+function heldRoots(plan: RevertPlan): string[] {
+  return plan.targets.flatMap((target) => [`revert:${target.driveId}`, `undo:${target.driveId}`]);
+}
+
+async function moveDaemon(ctx: Context, plan: RevertPlan, live: readonly PlannedTarget[]): Promise<void> {
+  const graph = ctx.graph();
+  const pivots: { top: number; overlay: number; backing: number; header: boolean }[] = [];
   for (const target of live) {
-    const point = await getPoint(ctx.catalog.db, target.pointId);
-    await graph.open(`revert:${target.driveId}`, await chainOf(ctx.catalog.db, point.file_id), { writable: false });
-    if (graph.rootNamed(`drive:${target.driveId}`) === target.top) {
-      await graph.openSpare(`spare:${target.driveId}`, target.overlay);
-      pivots.push({ top: target.top, overlay: target.overlay, backing: point.file_id });
-    } else if (graph.backingOf(target.overlay) !== point.file_id) {
-      await graph.relink(target.overlay, point.file_id);
-    }
+    const { driveId, top, overlay, backing } = target;
+    await graph.open(`revert:${driveId}`, await chainOf(ctx.catalog.db, backing), { writable: false });
+    if (graph.rootNamed(`drive:${driveId}`) === top) {
+      graph.setRoot(`undo:${driveId}`, top);
+      await graph.openSpare(`spare:${driveId}`, overlay, { readOnly: !graph.isOpenWritable(top) });
+      pivots.push({ top, overlay, backing, header: target.wasSpare });
+    } else await graph.relink(overlay, backing);
   }
   ctx.step('revert.before');
   if (pivots.length > 0) await graph.pivotOnto(pivots);
-  ctx.step('revert.done');
   for (const target of live) graph.setRoot(`drive:${target.driveId}`, target.overlay);
-  const dead = await ctx.catalog.write(async (tx) => {
-    const unneeded: number[] = [];
-    for (const target of plan.targets) unneeded.push(...(await recordRevert(tx, plan.operationId, target)));
-    await deleteIntent(tx, intent);
-    await commit(tx);
-    return unneeded;
-  });
-  ctx.step('revert.committed');
-  if (graph.alive) await graph.release(...live.map((target) => `revert:${target.driveId}`));
-  await removeDead(
-    ctx,
-    dead.filter((id) => !graph.isOpen(id)),
-  );
-  for (const target of live) ctx.background(() => prepareSpare(ctx, target.driveId));
+  for (const target of plan.targets) {
+    if (!target.wasSpare) continue;
+    if (!live.includes(target)) await ctx.store.setBacking(target.overlay, target.backing);
+    await ctx.store.syncFile(target.overlay);
+  }
 }
 
-async function recordRevert(tx: Tx, operationId: string, target: RevertPlan['targets'][number]): Promise<number[]> {
-  const head = await getHead(tx, target.driveId);
-  const point = await getPoint(tx, target.pointId);
-  const unneeded: number[] = head.spare_id === null || head.spare_id === target.overlay ? [] : [head.spare_id];
+/** After a failure: drives whose top was exchanged already get back to what they were, under the same new top. */
+async function undoRevert(ctx: Context, intent: number | null, plan: RevertPlan): Promise<void> {
+  const graph = ctx.graph();
+  if (!graph.alive) return;
+  try {
+    const pivoted: PlannedTarget[] = [];
+    for (const target of plan.targets) {
+      const stands = graph.isOpen(target.overlay) ? graph.backingOf(target.overlay) : null;
+      if (stands === null) continue;
+      pivoted.push(target);
+      await graph.relink(target.overlay, target.top);
+      graph.setRoot(`drive:${target.driveId}`, target.overlay);
+    }
+    const unused = plan.targets.filter((target) => !pivoted.includes(target)).map((target) => target.overlay);
+    await ctx.catalog.write(async (tx) => {
+      for (const target of pivoted) await recordPivot(tx, await getHead(tx, target.driveId), target.overlay, undefined);
+      await markDead(tx, unused);
+      if (intent !== null) await deleteIntent(tx, intent);
+    });
+    const roots = heldRoots(plan);
+    for (const target of plan.targets) if (!pivoted.includes(target)) roots.push(`spare:${target.driveId}`);
+    await graph.release(...roots);
+    await abandon(ctx, unused);
+  } catch (error) {
+    ctx.distrust(error);
+  }
+}
+
+async function recordRevert(tx: Tx, operationId: string, target: PlannedTarget): Promise<void> {
+  const head: HeadRow = await getHead(tx, target.driveId);
   await updateFiles(tx, [target.top], { state: 'frozen' });
-  await tx.updateTable('qcow2_layers').set({ file_id: target.top }).where('id', '=', head.layer_id).execute();
   if (target.keepAs !== null) {
+    await tx.updateTable('qcow2_layers').set({ file_id: target.top }).where('id', '=', head.layer_id).execute();
     await tx
       .insertInto('qcow2_points')
       .values({
@@ -132,24 +196,30 @@ async function recordRevert(tx: Tx, operationId: string, target: RevertPlan['tar
         layer_id: head.layer_id,
       })
       .execute();
-  } else if ((await childrenOf(tx, target.top)).length === 0) unneeded.push(target.top);
-  await updateFiles(tx, [target.overlay], { state: 'active', backing_id: point.file_id });
-  const layer = await insertLayer(tx, target.driveId, point.layer_id);
+  } else {
+    await tx.deleteFrom('qcow2_layers').where('id', '=', head.layer_id).execute();
+    if ((await childrenOf(tx, target.top)).length === 0) await markDead(tx, [target.top]);
+  }
+  await updateFiles(tx, [target.overlay], { state: 'active', backing_id: target.backing });
+  const layer = await insertLayer(tx, target.driveId, target.parentLayer);
   await tx
     .updateTable('qcow2_drives')
     .set({ file_id: target.overlay, layer_id: layer, spare_id: null, last_operation: operationId })
     .where('drive_id', '=', target.driveId)
     .execute();
-  if (target.keepAs === null) await tx.deleteFrom('qcow2_layers').where('id', '=', head.layer_id).execute();
-  await markDead(tx, unneeded);
-  return unneeded;
 }
 
-/** Before a revert: a pivot that was never recorded is, and the spare, which fits the old top only, goes. */
-export async function settleTop(ctx: Context, driveId: DriveId): Promise<void> {
-  const head = await findHead(ctx.catalog.db, driveId);
-  if (head === undefined) return;
-  const open = ctx.graph().alive ? ctx.graph().rootNamed(`drive:${driveId}`) : undefined;
-  if (open !== undefined && open !== head.file_id) await adoptTop(ctx, head, open);
-  await dropSpare(ctx, await getHead(ctx.catalog.db, driveId));
+/** What the revert left for removal: old tops that nothing keeps, spares that did not fit. */
+async function deadOf(ctx: Context, plan: RevertPlan): Promise<number[]> {
+  const rows = await ctx.catalog.db
+    .selectFrom('qcow2_files')
+    .select('id')
+    .where(
+      'drive_id',
+      'in',
+      plan.targets.map((target) => target.driveId),
+    )
+    .where('state', '=', 'dead')
+    .execute();
+  return rows.map((row) => row.id);
 }

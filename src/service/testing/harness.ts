@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { Catalog } from '../../catalog/catalog.ts';
 import type { Role } from '../../catalog/schema.ts';
 import { CalotypeError, type ErrorCode } from '../../core/errors.ts';
-import { newId, type DriveId, type ProjectId, type TaskId, type UserId } from '../../core/ids.ts';
+import { type DriveId, type GrantId, newId, type ProjectId, type TaskId, type UserId } from '../../core/ids.ts';
 import type { Drive, Snapshot, Task } from '../../core/model.ts';
 import { nowUs } from '../../core/time.ts';
 import type { Caller, CallerRole } from '../caller.ts';
@@ -112,6 +112,21 @@ export class Harness {
 
   person(name: string, role: CallerRole & Role, projectId: ProjectId = this.caller.projectId): Promise<Caller> {
     return addPerson(this.catalog, name, projectId, role);
+  }
+
+  async grant(to: Caller, driveId: DriveId, access: 'ro' | 'rw'): Promise<void> {
+    await this.catalog.db
+      .insertInto('grants')
+      .values({
+        id: newId<GrantId>(),
+        project_id: to.projectId,
+        user_id: to.userId,
+        object_kind: 'drive',
+        object_id: driveId,
+        access,
+        created_at: nowUs(),
+      })
+      .execute();
   }
 
   project(name: string): Promise<ProjectId> {

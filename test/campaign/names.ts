@@ -1,0 +1,45 @@
+/** Which objects of the server the campaign's names stand for. */
+import type { DriveBody, ExportBody, SnapshotBody } from '../../src/http/schemas.ts';
+
+export class Names {
+  readonly drives = new Map<string, string>();
+  readonly snapshots = new Map<string, { id: string; parts: Map<string, string> }>();
+  readonly exports = new Map<string, ExportBody>();
+  readonly #driveNames = new Map<string, string>();
+
+  driveId(name: string): string {
+    const id = this.drives.get(name);
+    if (id === undefined) throw new Error(`drive ${name} has no id yet`);
+    return id;
+  }
+
+  driveName(id: string): string | undefined {
+    return this.#driveNames.get(id);
+  }
+
+  snapshotId(name: string): string {
+    const found = this.snapshots.get(name);
+    if (found === undefined) throw new Error(`snapshot ${name} has no id yet`);
+    return found.id;
+  }
+
+  partId(snapshot: string, drive: string): string {
+    const id = this.snapshots.get(snapshot)?.parts.get(drive);
+    if (id === undefined) throw new Error(`snapshot ${snapshot} has no part of ${drive}`);
+    return id;
+  }
+
+  learnDrive(name: string, body: DriveBody): void {
+    this.drives.set(name, body.id);
+    this.#driveNames.set(body.id, name);
+  }
+
+  learnSnapshot(name: string, body: SnapshotBody): void {
+    const parts = new Map<string, string>();
+    for (const part of body.parts) {
+      const drive = this.#driveNames.get(part.driveId);
+      if (drive !== undefined) parts.set(drive, part.id);
+    }
+    this.snapshots.set(name, { id: body.id, parts });
+  }
+}
