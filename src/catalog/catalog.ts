@@ -10,6 +10,7 @@ import { nowUs } from '../core/time.ts';
 import { migrations } from './migrations.ts';
 import { prepare } from './prepared.ts';
 import type { Schema } from './schema.ts';
+import { createTotals } from './snapshot-totals.ts';
 import { openSqlite } from './sqlite.ts';
 
 /** A transaction of the catalog. Work inside it must await nothing but the catalog. */
@@ -69,6 +70,7 @@ export class Catalog {
       const text = migrations[next]?.replace(/\{\{(\w+)\}\}/g, (_, word: string) => words[word] ?? '') ?? '';
       raw.exec(`begin immediate; ${text} pragma user_version = ${next + 1}; commit;`);
     }
+    createTotals(raw);
     const db = new Kysely<Schema>({ dialect });
     return new Catalog(db, () => db.destroy());
   }

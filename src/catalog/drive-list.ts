@@ -2,7 +2,15 @@
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
 import type { DriveState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
-import { type Condition, countAll, findPlaces, type NameQuery, nameConditions, type PageQuery, type Place } from './page.ts';
+import {
+  type Condition,
+  countAll,
+  findPlaces,
+  type NameQuery,
+  nameConditions,
+  type PageQuery,
+  type Place,
+} from './page.ts';
 
 export type DriveSort = 'created' | 'name' | 'state' | 'number';
 

@@ -3,6 +3,7 @@ import { type ExpressionBuilder, sql } from 'kysely';
 import type { DriveId, DriveSnapshotId, ProjectId } from '../core/ids.ts';
 import type { DriveState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
+import { inList } from './page.ts';
 import { prepare } from './prepared.ts';
 import type { DriveRow, Schema } from './schema.ts';
 import { addTags, deleteTags, tagsOf } from './tags.ts';
@@ -68,10 +69,18 @@ export async function findDriveRows(db: Db, ids: readonly DriveId[]): Promise<Ma
   return new Map(rows.map((row) => [row.id, row]));
 }
 
+const byNumbers = prepare<{ numbers: string }>()((db, p) =>
+  db
+    .selectFrom('drives')
+    .selectAll()
+    .select(counts)
+    .where(inList(sql`drives.number`, p('numbers'))),
+);
+
 /** Drives by number, with what a list shows, in the order of `numbers`. */
 export async function drivesByNumber(db: Db, numbers: readonly number[]): Promise<DriveRecord[]> {
   if (numbers.length === 0) return [];
-  const rows = await db.selectFrom('drives').selectAll().select(counts).where('number', 'in', numbers).execute();
+  const rows = await byNumbers(db, { numbers: JSON.stringify(numbers) });
   const tags = await tagsOf(
     db,
     rows.map((row) => row.id),

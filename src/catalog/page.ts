@@ -31,11 +31,6 @@ export function allOf(conditions: readonly Condition[]): RawBuilder<SqlBool> {
   return conditions.length === 0 ? sql<SqlBool>`true` : sql<SqlBool>`${sql.join(conditions, sql` and `)}`;
 }
 
-/** ASCII only, as the database's own `lower` does it. */
-function lower(text: string): string {
-  return text.replace(/[A-Z]/g, (letter) => letter.toLowerCase());
-}
-
 /** What every match of a pattern starts with, and whether there is more to compare. */
 export function patternPrefix(pattern: string): { prefix: string; exact: boolean; simple: boolean } {
   const star = pattern.indexOf('*');
@@ -48,23 +43,46 @@ function endOfPrefix(prefix: string): string {
   return `${prefix}\u{10ffff}`;
 }
 
-/** Conditions on a name, the part that an index can seek first. */
-export function nameConditions(column: RawBuilder<string>, filter: NameQuery): { seek: Condition[]; test: Condition[] } {
+export interface NameConditions {
+  /** One range of an index. */
+  readonly seek: Condition[];
+  /** What lies outside of that range. */
+  readonly outside: Condition[];
+  /** What is left to compare, name by name. */
+  readonly test: Condition[];
+}
+
+export function nameConditions(column: RawBuilder<string>, filter: NameQuery): NameConditions {
   const seek: Condition[] = [];
+  const outside: Condition[] = [];
   const test: Condition[] = [];
-  if (filter.name !== undefined) seek.push(sql<SqlBool>`${column} = ${filter.name}`);
+  const equals = (name: string): void => {
+    seek.push(sql<SqlBool>`${column} = ${name}`);
+    outside.push(sql<SqlBool>`${column} < ${name}`, sql<SqlBool>`${column} > ${name}`);
+  };
+  if (filter.name !== undefined) equals(filter.name);
   if (filter.nameLike !== undefined) {
     const { prefix, exact, simple } = patternPrefix(filter.nameLike);
-    if (exact) seek.push(sql<SqlBool>`${column} = ${prefix}`);
+    if (filter.name !== undefined) test.push(sql<SqlBool>`${column} glob ${globOf(filter.nameLike)}`);
+    else if (exact) equals(prefix);
     else {
-      if (prefix !== '') seek.push(sql<SqlBool>`${column} >= ${prefix} and ${column} < ${endOfPrefix(prefix)}`);
+      if (prefix !== '') {
+        const end = endOfPrefix(prefix);
+        seek.push(sql<SqlBool>`${column} >= ${prefix} and ${column} < ${end}`);
+        outside.push(sql<SqlBool>`${column} < ${prefix}`, sql<SqlBool>`${column} >= ${end}`);
+      }
       if (!simple) test.push(sql<SqlBool>`${column} glob ${globOf(filter.nameLike)}`);
     }
   }
   if (filter.nameContains !== undefined && filter.nameContains !== '') {
-    test.push(sql<SqlBool>`instr(lower(${column}), ${lower(filter.nameContains)}) > 0`);
+    test.push(sql<SqlBool>`${column} like ${likeOf(filter.nameContains)} escape '\\'`);
   }
-  return { seek, test };
+  return { seek, outside, test };
+}
+
+/** SQLite's `like` takes no notice of case; in PostgreSQL that is `ilike`. */
+function likeOf(part: string): string {
+  return `%${part.replace(/[\\%_]/g, '\\$&')}%`;
 }
 
 /** Only `*` is special in our patterns. */
@@ -82,6 +100,15 @@ export function afterPlace(
   if (after === null) return [];
   const compare = order === 'asc' ? sql`>` : sql`<`;
   return [sql<SqlBool>`(${key}, ${number}) ${compare} (${after.key}, ${after.number})`];
+}
+
+/** Membership in a list of any length, as one parameter, so that the text of a query does not depend on the length. */
+export function inList(
+  column: RawBuilder<unknown>,
+  list: RawBuilder<string> | readonly (string | number)[],
+): Condition {
+  const json = Array.isArray(list) ? sql`${JSON.stringify(list)}` : list;
+  return sql<SqlBool>`${column} in (select value from json_each(${json}))`;
 }
 
 /** Counts what matches, but no further than `limit`. */

@@ -1,42 +1,35 @@
 /**
- * Lists of snapshots that stay fast with millions of them. Every index of `snapshots` covers all that lists filter by, so
- * that a page is a walk along the index of its sort field. Where one filter leaves only a few thousand, found out by a
- * bounded count, the list is made from those and sorted instead: a walk would pass a million rows to find a hundred.
+ * Pages of snapshots that stay fast with millions of them. The indexes of `snapshots` cover names and times, so that a
+ * page is a walk along the index of its sort field. Where one filter leaves only a few thousand, found out by a bounded
+ * count, the page is made from those and sorted instead: a walk would pass a million rows to find a hundred.
  */
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
-import type { DriveId } from '../core/ids.ts';
-import type { SnapshotState, snapshotTransitions } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import {
+  afterPlace,
   allOf,
   type Condition,
   countAll,
   countUpTo,
   findPlaces,
-  type NameQuery,
-  nameConditions,
+  inList,
   type PageQuery,
   type Place,
 } from './page.ts';
+import {
+  along,
+  type Filters,
+  fewOf,
+  fewOthers,
+  filtersOf,
+  leavingOut,
+  partsOfDrive,
+  type SnapshotQuery,
+  taggedWith,
+} from './snapshot-filters.ts';
+import { totalOf } from './snapshot-totals.ts';
 
 export type SnapshotSort = 'created' | 'name' | 'state' | 'number';
-
-export interface SnapshotQuery extends NameQuery {
-  /** Whose snapshots: a condition on the alias `s`. */
-  readonly visible: Condition;
-  /** True when `visible` is nothing but one project, which all indexes start with. */
-  readonly wholeProject: boolean;
-  readonly driveId?: DriveId | undefined;
-  readonly states?: readonly SnapshotState[] | undefined;
-  readonly tag?: string | undefined;
-  readonly createdFrom?: number | undefined;
-  readonly createdBefore?: number | undefined;
-}
-
-const allStates: readonly SnapshotState[] = ['creating', 'available', 'error', 'deleting'] satisfies (keyof typeof snapshotTransitions)[];
-
-/** So many can be sorted within a millisecond or two. */
-const few = 5000;
 
 const number = sql`s.number`;
 const sortKeys: Readonly<Record<SnapshotSort, RawBuilder<unknown>>> = {
@@ -46,118 +39,8 @@ const sortKeys: Readonly<Record<SnapshotSort, RawBuilder<unknown>>> = {
   number: sql`s.number`,
 };
 
-/** SQLite takes our word for the index; a database that keeps statistics finds it by itself. */
-const along = {
-  created: sql`snapshots as s indexed by snapshots_by_time`,
-  name: sql`snapshots as s indexed by snapshots_by_name`,
-  state: sql`snapshots as s indexed by snapshots_by_state`,
-  number: sql`snapshots as s indexed by snapshots_by_number`,
-} as const;
-
-interface Plan {
-  readonly source: RawBuilder<unknown>;
-  readonly conditions: readonly Condition[];
-  readonly key: RawBuilder<unknown>;
-}
-
-interface Filters {
-  readonly name: { seek: Condition[]; test: Condition[] };
-  readonly time: Condition[];
-  readonly tag: Condition[];
-  /** On name and time, which every index covers. */
-  readonly covered: Condition[];
-}
-
-function filtersOf(query: SnapshotQuery): Filters {
-  const name = nameConditions(sql<string>`s.name`, query);
-  const time: Condition[] = [];
-  if (query.createdFrom !== undefined) time.push(sql<SqlBool>`s.created_at >= ${query.createdFrom}`);
-  if (query.createdBefore !== undefined) time.push(sql<SqlBool>`s.created_at < ${query.createdBefore}`);
-  const tag =
-    query.tag === undefined
-      ? []
-      : [sql<SqlBool>`exists (select 1 from tags t where t.object_id = s.id and t.tag = ${query.tag})`];
-  return { name, time, tag, covered: [...name.seek, ...time, ...name.test] };
-}
-
-async function planPage(db: Db, query: SnapshotQuery, sort: SnapshotSort): Promise<Plan> {
-  const filters = filtersOf(query);
-  const key = sortKeys[sort];
-  const { states, driveId } = query;
-  const plain = states === undefined ? [] : [stateIn(states)];
-  if (driveId !== undefined) {
-    // Parts of a drive are numbered in the order of its snapshots, and these are taken one after the other.
-    const inOrder = sort === 'number' || sort === 'created';
-    const conditions = [...ofDrive(query, driveId, filters), ...plain];
-    return { source: partsOfDrive, conditions, key: inOrder ? sql`d.number` : key };
-  }
-  if (!query.wholeProject) {
-    const conditions = [query.visible, ...filters.covered, ...plain, ...filters.tag];
-    return { source: sql`snapshots as s`, conditions, key };
-  }
-  const narrow = await narrowest(db, query, filters, sort);
-  if (narrow !== undefined) return { source: narrow.source, conditions: [...narrow.conditions, ...plain], key };
-  const state = sort === 'state' ? plain : await stateConditions(db, query);
-  return { source: along[sort], conditions: [query.visible, ...filters.covered, ...state, ...filters.tag], key };
-}
-
-function stateIn(states: readonly SnapshotState[]): Condition {
-  return states.length === 0 ? sql<SqlBool>`false` : sql<SqlBool>`s.state in (${sql.join(states)})`;
-}
-
-/**
- * The state stands in one index only, since every snapshot changes it once. A walk along another index leaves out, by
- * number, the few that are in other states; only when those are many it looks at the rows.
- */
-async function stateConditions(db: Db, query: SnapshotQuery): Promise<Condition[]> {
-  const { states } = query;
-  if (states === undefined) return [];
-  const others = allStates.filter((state) => !states.includes(state));
-  if (others.length === 0) return [];
-  const those = [query.visible, stateIn(others)];
-  if ((await countUpTo(db, along.state, those, few + 1)) > few) return [stateIn(states)];
-  return [sql<SqlBool>`s.number not in (select s.number from ${along.state} where ${allOf(those)})`];
-}
-
-interface Narrow {
-  readonly source: RawBuilder<unknown>;
-  /** All of the query's, but for the states. */
-  readonly conditions: readonly Condition[];
-}
-
-/** Where to start from if some filter leaves only a few; the sort's own index needs no such help. */
-async function narrowest(
-  db: Db,
-  query: SnapshotQuery,
-  filters: Filters,
-  sort: SnapshotSort | null,
-): Promise<Narrow | undefined> {
-  const leavesFew = async (source: RawBuilder<unknown>, conditions: readonly Condition[]): Promise<boolean> =>
-    (await countUpTo(db, source, conditions, few + 1)) <= few;
-  const { visible, tag, states } = query;
-  const conditions = [visible, ...filters.covered, ...filters.tag];
-  if (filters.name.seek.length > 0 && sort !== 'name') {
-    if (await leavesFew(along.name, [visible, ...filters.name.seek])) return { source: along.name, conditions };
-  }
-  if (tag !== undefined && (await leavesFew(sql`tags as t`, [sql<SqlBool>`t.tag = ${tag}`]))) {
-    const source = sql`(select object_id from tags where tag = ${tag}) as t cross join snapshots as s on s.id = t.object_id`;
-    return { source, conditions: [visible, ...filters.covered] };
-  }
-  if (states !== undefined && sort !== 'state') {
-    if (await leavesFew(along.state, [visible, stateIn(states)])) return { source: along.state, conditions };
-  }
-  if (filters.time.length > 0 && sort !== 'created') {
-    if (await leavesFew(along.created, [visible, ...filters.time])) return { source: along.created, conditions };
-  }
-  return undefined;
-}
-
-const partsOfDrive = sql`drive_snapshots as d indexed by drive_snapshots_by_drive
-  cross join snapshots as s on s.id = d.snapshot_id`;
-
-function ofDrive(query: SnapshotQuery, driveId: DriveId, filters: Filters): Condition[] {
-  return [sql<SqlBool>`d.drive_id = ${driveId}`, query.visible, ...filters.covered, ...filters.tag];
-}
+/** From here on it pays to think about how to skip. */
+const deepOffset = 2000;
 
 /** One page, as numbers of snapshots with their sort keys. */
 export async function findSnapshotPlaces(
@@ -166,30 +49,149 @@ export async function findSnapshotPlaces(
   sort: SnapshotSort,
   page: PageQuery,
 ): Promise<Place[]> {
-  const plan = await planPage(db, query, sort);
-  return findPlaces(db, plan.source, plan.conditions, { key: plan.key, number }, page);
+  const filters = filtersOf(query);
+  const columns = { key: sortKeys[sort], number };
+  const { visible } = query;
+  if (query.driveId !== undefined) {
+    // Parts of a drive are numbered in the order of its snapshots, and these are taken one after the other.
+    const key = sort === 'number' || sort === 'created' ? sql`d.number` : columns.key;
+    const conditions = [sql<SqlBool>`d.drive_id = ${query.driveId}`, visible, ...filters.covered];
+    return findPlaces(db, partsOfDrive, [...conditions, ...filters.state, ...filters.tag], { key, number }, page);
+  }
+  if (query.projectId === null) {
+    const conditions = [visible, ...filters.covered, ...filters.state, ...filters.tag];
+    return findPlaces(db, sql`snapshots as s`, conditions, columns, page);
+  }
+  const narrow = await narrowest(db, query, filters, sort);
+  if (narrow !== undefined) return findPlaces(db, narrow.source, narrow.conditions, columns, page);
+  const walk: Walk = { source: along[sort], conditions: [visible, ...filters.covered, ...filters.tag], columns };
+  const unfiltered = filters.covered.length + filters.tag.length === 0;
+  const deep = unfiltered && page.offset > deepOffset;
+  if (sort === 'state') {
+    const total = deep ? await totalOf(db, query.projectId, { states: query.states }) : null;
+    return walkFrom(db, { ...walk, conditions: [...walk.conditions, ...filters.state] }, page, total);
+  }
+  const others = await fewOthers(db, query, query.projectId);
+  if (others === undefined) {
+    return findPlaces(db, walk.source, [...walk.conditions, ...filters.state], columns, page);
+  }
+  const total = deep ? await totalOf(db, query.projectId) : null;
+  if (filters.name.test.length > 0) return searchNames(db, query, filters, others, walk, page);
+  if (others === null) return walkFrom(db, walk, page, total);
+  if (page.offset <= deepOffset) {
+    return findPlaces(db, walk.source, [...walk.conditions, leavingOut(query, others)], columns, page);
+  }
+  return skipOthers(db, query, walk, others, page, total);
 }
 
-/** How many match, exactly. */
-export async function countSnapshots(db: Db, query: SnapshotQuery): Promise<number> {
-  const filters = filtersOf(query);
-  const { driveId, states, visible } = query;
-  const plain = states === undefined ? [] : [stateIn(states)];
-  if (driveId !== undefined) {
-    if (query.wholeProject && filters.covered.length + filters.tag.length + plain.length === 0) {
-      // Every part of the drive is one snapshot of the drive's project.
-      return countAll(db, sql`drive_snapshots as d`, [sql<SqlBool>`d.drive_id = ${driveId}`]);
-    }
-    return countAll(db, partsOfDrive, [...ofDrive(query, driveId, filters), ...plain]);
+interface Walk {
+  readonly source: RawBuilder<unknown>;
+  readonly conditions: readonly Condition[];
+  readonly columns: { readonly key: RawBuilder<unknown>; readonly number: RawBuilder<unknown> };
+}
+
+/**
+ * Names that no range of an index holds: a walk that stops when the page is full. If the total is wanted too, every name
+ * will be looked at anyway, and then once is enough.
+ */
+async function searchNames(
+  db: Db,
+  query: SnapshotQuery,
+  filters: Filters,
+  others: Condition | null,
+  walk: Walk,
+  page: PageQuery,
+): Promise<Place[]> {
+  const conditions = [...walk.conditions, ...(others === null ? [] : [leavingOut(query, others)])];
+  const all = query.totalToo === true ? await matchingNames(db, query, filters) : undefined;
+  if (all === undefined) return findPlaces(db, walk.source, conditions, walk.columns, page);
+  return findPlaces(db, sql`snapshots as s`, [...conditions, inList(number, all)], walk.columns, page);
+}
+
+const searched = new WeakMap<SnapshotQuery, Promise<readonly number[] | undefined>>();
+
+/** Numbers of all whose name and time match, unless they are many; looked for once per query. */
+export function matchingNames(db: Db, query: SnapshotQuery, filters: Filters): Promise<readonly number[] | undefined> {
+  let found = searched.get(query);
+  if (found === undefined) {
+    const all = sql<{ number: number }>`select s.number as number from ${along.name}
+      where ${allOf([query.visible, ...filters.covered])} limit ${fewOf(query) + 1}`;
+    found = all
+      .execute(db)
+      .then(({ rows }) => (rows.length > fewOf(query) ? undefined : rows.map((row) => row.number)));
+    searched.set(query, found);
   }
-  if (!query.wholeProject) {
-    return countAll(db, sql`snapshots as s`, [visible, ...filters.covered, ...plain, ...filters.tag]);
+  return found;
+}
+
+/** Skips from the nearer end when the total is known. */
+async function walkFrom(db: Db, walk: Walk, page: PageQuery, total: number | null): Promise<Place[]> {
+  const fromEnd = total === null ? 0 : total - page.offset - page.limit;
+  if (total === null || page.after !== null || page.offset <= total / 2) {
+    return findPlaces(db, walk.source, walk.conditions, walk.columns, page);
   }
-  if (filters.covered.length + filters.tag.length === 0) return countAll(db, along.state, [visible, ...plain]);
-  const narrow = await narrowest(db, query, filters, null);
-  if (narrow !== undefined) return countAll(db, narrow.source, [...narrow.conditions, ...plain]);
-  const byName = filters.name.seek.length > 0 || filters.name.test.length > 0;
-  const source = byName ? along.name : filters.time.length > 0 ? along.created : along.state;
-  const state = await stateConditions(db, query);
-  return countAll(db, source, [visible, ...filters.covered, ...state, ...filters.tag]);
+  if (page.offset >= total) return [];
+  const back: PageQuery = {
+    order: page.order === 'asc' ? 'desc' : 'asc',
+    after: null,
+    limit: fromEnd < 0 ? page.limit + fromEnd : page.limit,
+    offset: Math.max(0, fromEnd),
+  };
+  return (await findPlaces(db, walk.source, walk.conditions, walk.columns, back)).reverse();
+}
+
+/**
+ * A deep offset in a list that leaves some out: skips as if it did not, then goes on by as many as were passed that should
+ * not have counted.
+ */
+async function skipOthers(
+  db: Db,
+  query: SnapshotQuery,
+  walk: Walk,
+  others: Condition,
+  page: PageQuery,
+  total: number | null,
+): Promise<Place[]> {
+  const [start] = await walkFrom(db, walk, { ...page, limit: 1 }, total);
+  if (start === undefined) return [];
+  const { key } = walk.columns;
+  const backwards = page.order === 'asc' ? 'desc' : 'asc';
+  const before = [...walk.conditions, others, ...afterPlace(key, number, backwards, start)];
+  const passed = await countAll(db, along.state, before);
+  const compare = page.order === 'asc' ? sql`>=` : sql`<=`;
+  const fromStart = sql<SqlBool>`(${key}, ${number}) ${compare} (${start.key}, ${start.number})`;
+  const conditions = [...walk.conditions, fromStart, leavingOut(query, others)];
+  return findPlaces(db, walk.source, conditions, walk.columns, { ...page, after: null, offset: passed });
+}
+
+export interface Narrow {
+  readonly source: RawBuilder<unknown>;
+  readonly conditions: readonly Condition[];
+}
+
+/** Where to start from if some filter leaves only a few; the sort's own index needs no such help. */
+export async function narrowest(
+  db: Db,
+  query: SnapshotQuery,
+  filters: Filters,
+  sort: SnapshotSort | null,
+): Promise<Narrow | undefined> {
+  const few = fewOf(query);
+  const leavesFew = async (source: RawBuilder<unknown>, conditions: readonly Condition[]): Promise<boolean> =>
+    (await countUpTo(db, source, conditions, few + 1)) <= few;
+  const { visible, tag, states } = query;
+  const conditions = [visible, ...filters.covered, ...filters.tag, ...filters.state];
+  if (filters.name.seek.length > 0 && sort !== 'name') {
+    if (await leavesFew(along.name, [visible, ...filters.name.seek])) return { source: along.name, conditions };
+  }
+  if (tag !== undefined && (await leavesFew(sql`tags as t`, [sql<SqlBool>`t.tag = ${tag}`]))) {
+    return { source: taggedWith(tag), conditions: [visible, ...filters.covered, ...filters.state] };
+  }
+  if (states !== undefined && sort !== 'state' && query.projectId !== null) {
+    if ((await totalOf(db, query.projectId, { states })) <= few) return { source: along.state, conditions };
+  }
+  if (filters.time.length > 0 && sort !== 'created') {
+    if (await leavesFew(along.created, [visible, ...filters.time])) return { source: along.created, conditions };
+  }
+  return undefined;
 }

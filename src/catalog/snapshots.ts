@@ -6,6 +6,7 @@ import { sql } from 'kysely';
 import type { DriveId, DriveSnapshotId, ProjectId, SnapshotId, UserId } from '../core/ids.ts';
 import type { SnapshotState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
+import { inList } from './page.ts';
 import { prepare } from './prepared.ts';
 import type { DriveSnapshotRow, SnapshotRow } from './schema.ts';
 import { addTags, tagsOf } from './tags.ts';
@@ -56,25 +57,15 @@ export async function findSnapshot(db: Db, id: SnapshotId): Promise<SnapshotReco
   return { ...first, tags, parts: await partsOf(db, { id }) };
 }
 
-/** Snapshots by number, in the order of `numbers`. */
-export async function snapshotsByNumber(db: Db, numbers: readonly number[]): Promise<SnapshotRecord[]> {
-  if (numbers.length === 0) return [];
-  const rows = await db.selectFrom('snapshots').selectAll().where('number', 'in', numbers).execute();
-  const ids = rows.map((row) => row.id);
-  const parts = new Map<SnapshotId, PartRecord[]>(ids.map((id) => [id, []]));
-  for (const part of await partsOfSnapshots(db, ids)) parts.get(part.snapshot_id)?.push(part);
-  const tags = await tagsOf(db, ids);
-  const byNumber = new Map(rows.map((row) => [row.number, row]));
-  return numbers.flatMap((number) => {
-    const row = byNumber.get(number);
-    if (row === undefined) return [];
-    return { ...row, parts: parts.get(row.id) ?? [], tags: tags.get(row.id) ?? [] };
-  });
-}
+const byNumbers = prepare<{ numbers: string }>()((db, p) =>
+  db
+    .selectFrom('snapshots')
+    .selectAll()
+    .where(inList(sql`number`, p('numbers'))),
+);
 
-async function partsOfSnapshots(db: Db, ids: readonly SnapshotId[]): Promise<PartRecord[]> {
-  if (ids.length === 0) return [];
-  return db
+const partsOfMany = prepare<{ ids: string }>()((db, p) =>
+  db
     .selectFrom('drive_snapshots')
     .innerJoin('drives', 'drives.id', 'drive_snapshots.drive_id')
     .selectAll('drive_snapshots')
@@ -83,9 +74,24 @@ async function partsOfSnapshots(db: Db, ids: readonly SnapshotId[]): Promise<Par
       'drives.based_on as drive_based_on',
       'drives.sizes_stale as drive_sizes_stale',
     ])
-    .where('drive_snapshots.snapshot_id', 'in', ids)
-    .orderBy('drive_snapshots.number')
-    .execute();
+    .where(inList(sql`drive_snapshots.snapshot_id`, p('ids')))
+    .orderBy('drive_snapshots.number'),
+);
+
+/** Snapshots by number, in the order of `numbers`. */
+export async function snapshotsByNumber(db: Db, numbers: readonly number[]): Promise<SnapshotRecord[]> {
+  if (numbers.length === 0) return [];
+  const rows = await byNumbers(db, { numbers: JSON.stringify(numbers) });
+  const ids = rows.map((row) => row.id);
+  const parts = new Map<SnapshotId, PartRecord[]>(ids.map((id) => [id, []]));
+  for (const part of await partsOfMany(db, { ids: JSON.stringify(ids) })) parts.get(part.snapshot_id)?.push(part);
+  const tags = await tagsOf(db, ids);
+  const byNumber = new Map(rows.map((row) => [row.number, row]));
+  return numbers.flatMap((number) => {
+    const row = byNumber.get(number);
+    if (row === undefined) return [];
+    return { ...row, parts: parts.get(row.id) ?? [], tags: tags.get(row.id) ?? [] };
+  });
 }
 
 const bare = prepare<{ id: SnapshotId }>()((db, p) => db.selectFrom('snapshots').selectAll().where('id', '=', p('id')));

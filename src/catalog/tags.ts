@@ -1,5 +1,7 @@
 /** Tags of drives and snapshots: read with their objects, replaced as a set. */
+import { sql } from 'kysely';
 import type { Db } from './catalog.ts';
+import { inList } from './page.ts';
 import { prepare } from './prepared.ts';
 
 const insertTag = prepare<{ objectId: string; tag: string }>()((db, p) =>
@@ -20,17 +22,20 @@ export async function deleteTags(tx: Db, objectIds: readonly string[]): Promise<
   await tx.deleteFrom('tags').where('object_id', 'in', objectIds).execute();
 }
 
+const ofObjects = prepare<{ ids: string }>()((db, p) =>
+  db
+    .selectFrom('tags')
+    .selectAll()
+    .where(inList(sql`object_id`, p('ids')))
+    .orderBy('object_id')
+    .orderBy('tag'),
+);
+
 /** Tags by object, sorted; objects without tags are left out. */
 export async function tagsOf(db: Db, objectIds: readonly string[]): Promise<Map<string, string[]>> {
   const found = new Map<string, string[]>();
   if (objectIds.length === 0) return found;
-  const rows = await db
-    .selectFrom('tags')
-    .selectAll()
-    .where('object_id', 'in', objectIds)
-    .orderBy('object_id')
-    .orderBy('tag')
-    .execute();
+  const rows = await ofObjects(db, { ids: JSON.stringify(objectIds) });
   for (const row of rows) {
     const list = found.get(row.object_id);
     if (list === undefined) found.set(row.object_id, [row.tag]);

@@ -17,6 +17,7 @@ import { driveRoutes } from './routes/drives.ts';
 import { eventRoutes } from './routes/events.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { grantRoutes } from './routes/grants.ts';
+import { importRoute } from './routes/imports.ts';
 import { projectRoutes } from './routes/projects.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { publicRoutes, systemRoutes } from './routes/system.ts';
@@ -117,6 +118,7 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
     });
     systemRoutes(scope, context);
     driveRoutes(scope, context);
+    importRoute(scope, context);
     snapshotRoutes(scope, context);
     exportRoutes(scope, context);
     taskRoutes(scope, context);

@@ -43,6 +43,8 @@ type Closing = (graceMs: number) => Promise<unknown>;
 
 /** @throws CalotypeError of start-up: `qemu_missing`, `qemu_too_old`, `catalog_too_new`, `catalog_damaged`, `engine_unavailable` */
 export async function assemble(config: Config, version: string, logger: Logger, seams: Seams = {}): Promise<Server> {
+  // Before anything is started: a pair that is no good must leave nothing behind.
+  const tls = readTls(config);
   const undo: Closing[] = [];
   const closeAll: Closing = async (graceMs) => {
     for (let next = undo.pop(); next !== undefined; next = undo.pop()) {
@@ -96,7 +98,7 @@ export async function assemble(config: Config, version: string, logger: Logger, 
         maxImportBytes: config.maxImportBytes,
         metricsPublic: config.metricsPublic,
         trustedProxies: config.trustedProxies,
-        ...readTls(config),
+        ...tls,
       },
       logger,
     );

@@ -19,6 +19,8 @@ export type ProgressListener = (doneBytes: number, totalBytes: number) => void;
 export interface RunOptions {
   readonly onProgress?: ProgressListener | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Told how to signal the child, so that it can be stopped and continued. */
+  readonly onStart?: ((signal: (name: NodeJS.Signals) => void) => void) | undefined;
 }
 
 const oldestQemu = [7, 2] as const;
@@ -45,7 +47,7 @@ interface Outcome {
  */
 async function run(
   command: readonly string[],
-  options: { cwd?: string; signal?: AbortSignal | undefined; onOutput?: (text: string) => void } = {},
+  options: Pick<RunOptions, 'signal' | 'onStart'> & { cwd?: string; onOutput?: (text: string) => void } = {},
 ): Promise<Outcome> {
   const { signal, onOutput } = options;
   const [program = '', ...args] = command;
@@ -74,6 +76,9 @@ async function run(
       child.kill('SIGKILL');
     };
     signal?.addEventListener('abort', kill, { once: true });
+    options.onStart?.((name) => {
+      child.kill(name);
+    });
     child.once('error', (cause: NodeJS.ErrnoException) => {
       signal?.removeEventListener('abort', kill);
       const missing = cause.code === 'ENOENT' && program.startsWith('qemu-');
@@ -383,6 +388,7 @@ async function convert(
     if (options.compress === true) command.push('-c');
     const outcome = await run([...dieWithParent, ...convertBudget, ...command, '--', source, fileName(target)], {
       signal: options.signal,
+      onStart: options.onStart,
       onOutput: progressReader(totalBytes, options.onProgress),
     });
     if (outcome.exitCode !== 0) throw failure('qemu-img convert', outcome);
@@ -470,7 +476,12 @@ export async function rebase(
       '--',
       name,
     ],
-    { cwd, signal: options.signal, onOutput: progressReader(sizeBytes, options.onProgress) },
+    {
+      cwd,
+      signal: options.signal,
+      onStart: options.onStart,
+      onOutput: progressReader(sizeBytes, options.onProgress),
+    },
   );
   if (outcome.exitCode !== 0) throw failure('qemu-img rebase', outcome);
   await syncFile(file);

@@ -1,5 +1,6 @@
 /** New drives made from snapshots: linked at once, independent of the source's fate. */
 import { driveNameExists, insertDrive } from '../catalog/drives.ts';
+import type { SnapshotRecord } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Drive } from '../core/model.ts';
@@ -8,7 +9,6 @@ import { nowUs } from '../core/time.ts';
 import { assertSnapshotReady, ownerOf, readableSnapshot } from './access.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
-import type { SnapshotRecord } from '../catalog/snapshots.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { checkLabels, fitName } from './labels.ts';

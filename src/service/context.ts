@@ -59,4 +59,3 @@ export interface Context {
   readonly exports: ExportBook;
   readonly sizes: SizeBook;
 }
-

@@ -68,7 +68,10 @@ async function download(context: Context, of: ReadFrom, format: 'raw' | 'qcow2',
 }
 
 /** Opens a reader and keeps it until `release` is called. */
-async function openReader(context: Context, of: ReadFrom): Promise<{ target: NbdTarget; release: () => Promise<void> }> {
+async function openReader(
+  context: Context,
+  of: ReadFrom,
+): Promise<{ target: NbdTarget; release: () => Promise<void> }> {
   let release = (): void => {};
   const held = new Promise<void>((resolve) => {
     release = resolve;

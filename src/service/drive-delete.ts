@@ -200,4 +200,3 @@ export function registerDriveDelete(context: Context, reclaimer: Reclaimer): voi
     },
   });
 }
-

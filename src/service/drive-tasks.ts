@@ -1,6 +1,7 @@
 /** Carries out tasks that make, grow, check and flatten drives. */
-import { forgetDrive, moveDrive, setDriveSize } from '../catalog/drives.ts';
+
 import type { Tx } from '../catalog/catalog.ts';
+import { forgetDrive, moveDrive, setDriveSize } from '../catalog/drives.ts';
 import { findPart } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound, type StoredError } from '../core/errors.ts';
 import type { DriveId } from '../core/ids.ts';

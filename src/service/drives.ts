@@ -11,9 +11,9 @@ import { nowUs } from '../core/time.ts';
 import { assertDriveReady, driveRow, ownerOf, readableDrive } from './access.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
+import { downloadDrive } from './downloads.ts';
 import { deleteDrive } from './drive-delete.ts';
 import { listDrives } from './drive-lists.ts';
-import { downloadDrive } from './downloads.ts';
 import { type FirstAttempt, once, remember } from './idempotency.ts';
 import { importDrive } from './imports.ts';
 import type { CreateOptions, DriveUseCases } from './interface.ts';
@@ -121,7 +121,10 @@ export function driveUseCases(context: Context): DriveUseCases {
           kind: 'drive.updated',
           objectKind: 'drive',
           objectId: id,
-          detail: { name: columns.name ?? drive.name, fields: Object.keys(update).filter((key) => key !== 'ifVersion') },
+          detail: {
+            name: columns.name ?? drive.name,
+            fields: Object.keys(update).filter((key) => key !== 'ifVersion'),
+          },
         });
         return findDrive(tx, id);
       });

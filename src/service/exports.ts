@@ -1,8 +1,16 @@
 /** Serves drives and points over NBD: by the engine on a unix socket, and from there by the gateway over TCP when asked. */
 import { randomBytes } from 'node:crypto';
 import type { Db } from '../catalog/catalog.ts';
-import { liveExportsOf, allExports, deleteExport, exportsOfDrive, findExport, insertExport, setExportDetail } from '../catalog/exports.ts';
 import { markSizesStale } from '../catalog/drives.ts';
+import {
+  allExports,
+  deleteExport,
+  exportsOfDrive,
+  findExport,
+  insertExport,
+  liveExportsOf,
+  setExportDetail,
+} from '../catalog/exports.ts';
 import type { ExportRow } from '../catalog/schema.ts';
 import { findPart } from '../catalog/snapshots.ts';
 import { findTask } from '../catalog/tasks.ts';
@@ -160,13 +168,19 @@ export function exportUseCases(context: Context): ExportUseCases {
       } else {
         const { host, tls } = transport;
         const detail: TcpDetail = { host, port: transport.port ?? 0, tls };
-        const target = await engine.startExport({ exportId, exportName, of }, (tx) => insertExport(tx, { ...row, detail }));
+        const target = await engine.startExport({ exportId, exportName, of }, (tx) =>
+          insertExport(tx, { ...row, detail }),
+        );
         targets.set(exportId, Promise.resolve(target));
         try {
           const opened = await gatewayOf().startGateway({ exportId, target, host, port: transport.port ?? 0, tls });
           await catalog.write(async (tx) => {
             await setExportDetail(tx, exportId, { ...detail, ...opened });
-            await task.conclude(tx, { exportId }, { event: 'export.opened', detail: { exportId, transport: 'tcp', host } });
+            await task.conclude(
+              tx,
+              { exportId },
+              { event: 'export.opened', detail: { exportId, transport: 'tcp', host } },
+            );
           });
         } catch (error) {
           await engine.stopExport(exportId, (tx) => deleteExport(tx, exportId));
@@ -252,7 +266,8 @@ export function exportUseCases(context: Context): ExportUseCases {
     },
 
     async list(caller, filter) {
-      const rows = filter.driveId === undefined ? await allExports(catalog.db) : await exportsOfDrive(catalog.db, filter.driveId);
+      const rows =
+        filter.driveId === undefined ? await allExports(catalog.db) : await exportsOfDrive(catalog.db, filter.driveId);
       const found: DriveExport[] = [];
       for (const row of rows) {
         if (await can(caller, 'read', kindOf(row), catalog.db)) found.push(await toExport(row));

@@ -7,7 +7,7 @@ import { lstat, mkdir, readdir, realpath, rm, stat } from 'node:fs/promises';
 import { isAbsolute, join, relative, resolve, sep } from 'node:path';
 import { type Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { driveNameExists, insertDrive } from '../catalog/drives.ts';
+import { driveNameExists, insertDrive, moveDrive, setDriveSize } from '../catalog/drives.ts';
 import { CalotypeError } from '../core/errors.ts';
 import { type DriveId, newId } from '../core/ids.ts';
 import type { Drive } from '../core/model.ts';
@@ -15,7 +15,6 @@ import { checkName, roundSize } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import type { ImageFormat } from '../engine/engine.ts';
 import { inspectImport } from '../qemu/image-tools.ts';
-import { moveDrive, setDriveSize } from '../catalog/drives.ts';
 import { ownerOf } from './access.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
@@ -77,7 +76,9 @@ export function importDrive(
           objectKind: 'drive',
           objectId: driveId,
           owner: ownerOf(caller, caller.projectId),
-          event: { detail: { name, format: input.format, sizeBytes, ...('file' in source ? { file: source.file } : {}) } },
+          event: {
+            detail: { name, format: input.format, sizeBytes, ...('file' in source ? { file: source.file } : {}) },
+          },
         });
         await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: driveId });
         return { task: added, record: made };
@@ -142,7 +143,8 @@ export async function resolveImportPath(directory: string | null, file: string):
     });
   }
   const refused = (why: string): CalotypeError => new CalotypeError('import_path_refused', why, { file });
-  if (file === '' || file.includes('\0') || isAbsolute(file)) throw refused('Give a path relative to the import directory.');
+  if (file === '' || file.includes('\0') || isAbsolute(file))
+    throw refused('Give a path relative to the import directory.');
   const root = await realpath(directory).catch((cause: unknown) => {
     throw new CalotypeError('import_not_found', 'The import directory does not exist.', { file }, { cause });
   });

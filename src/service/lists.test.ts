@@ -171,13 +171,22 @@ describe('lists of snapshots', () => {
 describe('lists of drives', () => {
   it('filter, sort and page', async () => {
     const list = async (filter: object, page: object = {}) =>
-      (await h.service.drives.list(h.caller, filter, { by: 'name', order: 'asc' }, page)).items.map((item) => item.name);
+      (await h.service.drives.list(h.caller, filter, { by: 'name', order: 'asc' }, page)).items.map(
+        (item) => item.name,
+      );
     expect(await list({})).toEqual(['db', 'web']);
     expect(await list({ nameContains: 'E' })).toEqual(['web']);
     expect(await list({ states: ['error'] })).toEqual([]);
-    const first = await h.service.drives.list(h.caller, {}, { by: 'name', order: 'asc' }, { limit: 1, withTotal: true });
+    const first = await h.service.drives.list(
+      h.caller,
+      {},
+      { by: 'name', order: 'asc' },
+      { limit: 1, withTotal: true },
+    );
     expect(first).toMatchObject({ total: 2, items: [{ name: 'db', exported: false }] });
-    expect(first.items[0]?.snapshotCount).toBe(all.filter((item) => item.parts.some((p) => p.driveName === 'db')).length);
+    expect(first.items[0]?.snapshotCount).toBe(
+      all.filter((item) => item.parts.some((p) => p.driveName === 'db')).length,
+    );
     expect(await list({}, { cursor: first.nextCursor })).toEqual(['web']);
   });
 });

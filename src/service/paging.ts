@@ -18,7 +18,10 @@ export function pageOf(page: PageRequest): { limit: number; offset: number } {
   const limit = page.limit ?? defaultLimit;
   const offset = page.offset ?? 0;
   if (!Number.isInteger(limit) || limit < 1 || limit > maxLimit) {
-    throw new CalotypeError('invalid_request', `The limit must be 1 to ${maxLimit}.`, { field: 'limit', max: maxLimit });
+    throw new CalotypeError('invalid_request', `The limit must be 1 to ${maxLimit}.`, {
+      field: 'limit',
+      max: maxLimit,
+    });
   }
   if (!Number.isSafeInteger(offset) || offset < 0) {
     throw new CalotypeError('invalid_request', 'The offset must be a whole number, 0 or more.', { field: 'offset' });
@@ -56,6 +59,7 @@ export function readCursor(page: PageRequest, shape: object, sort: string, order
   const { k: key, n: number, s, o, f }: Record<string, unknown> = { ...content };
   if (s !== sort || o !== order || f !== digest(shape)) return refuse('it belongs to another list');
   if (typeof number !== 'number' || !Number.isSafeInteger(number)) return refuse('it is damaged');
-  if (typeof key !== 'string' && !(typeof key === 'number' && Number.isSafeInteger(key))) return refuse('it is damaged');
+  if (typeof key !== 'string' && !(typeof key === 'number' && Number.isSafeInteger(key)))
+    return refuse('it is damaged');
   return { key, number };
 }

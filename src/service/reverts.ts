@@ -1,8 +1,9 @@
 /** Puts drives back to a snapshot, in place. Newer snapshots stay; the state before is kept as one more, unless unwanted. */
+
+import type { Tx } from '../catalog/catalog.ts';
 import { findDriveRows, setBasedOn } from '../catalog/drives.ts';
 import type { DriveRow, DriveSnapshotRow, SnapshotRow } from '../catalog/schema.ts';
 import { findParts, findSnapshot, insertSnapshot } from '../catalog/snapshots.ts';
-import type { Tx } from '../catalog/catalog.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Task } from '../core/model.ts';

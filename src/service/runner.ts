@@ -248,7 +248,7 @@ export class TaskRunner {
             error: json,
             done: task.meter.done,
             total: task.meter.total,
-              unit: task.meter.unit,
+            unit: task.meter.unit,
             startedAt: task.row.started_at,
             at: nowUs(),
           }));

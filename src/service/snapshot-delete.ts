@@ -1,7 +1,8 @@
 /** Deletes snapshots or parts of them: answered and out of the lists at once, space comes back in the background. */
+
+import type { Db } from '../catalog/catalog.ts';
 import { dropHiddenDrives } from '../catalog/drives.ts';
 import { exportsOfPoints } from '../catalog/exports.ts';
-import type { Db } from '../catalog/catalog.ts';
 import { findParts, findSnapshot, moveSnapshot, removeIfEmpty, removeParts } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import type { DriveSnapshotId, SnapshotId } from '../core/ids.ts';

@@ -1,5 +1,9 @@
 /** Lists of snapshots, and the tree they form for one drive. */
-import { countSnapshots, findSnapshotPlaces, type SnapshotQuery } from '../catalog/snapshot-list.ts';
+
+import { findDriveRow } from '../catalog/drives.ts';
+import { countSnapshots } from '../catalog/snapshot-count.ts';
+import type { SnapshotQuery } from '../catalog/snapshot-filters.ts';
+import { findSnapshotPlaces } from '../catalog/snapshot-list.ts';
 import { type SnapshotRecord, snapshotNumbersOfDrive, snapshotsByNumber } from '../catalog/snapshots.ts';
 import { CalotypeError } from '../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../core/ids.ts';
@@ -11,7 +15,6 @@ import type { Page, PageRequest, SnapshotFilter, SnapshotNode, SnapshotSort, Sor
 import { toSnapshot } from './objects.ts';
 import { cursorOf, pageOf, readCursor } from './paging.ts';
 import { can, visibleFilter } from './rights.ts';
-import { findDriveRow } from '../catalog/drives.ts';
 
 const readAtOnce = 500;
 
@@ -33,7 +36,8 @@ export async function listSnapshots(
   const query: SnapshotQuery = {
     ...filter,
     visible: visibleFilter(caller, 'snapshot', { table: 's' }),
-    wholeProject: !guest,
+    projectId: guest ? null : caller.projectId,
+    totalToo: page.withTotal === true,
   };
   const places = await findSnapshotPlaces(db, query, sort.by, { order: sort.order, after, limit: limit + 1, offset });
   const shown = places.slice(0, limit);

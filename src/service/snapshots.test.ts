@@ -141,7 +141,9 @@ describe('idempotency keys', () => {
     const refused = h.service.snapshots.create(h.caller, { driveIds: [newId<DriveId>()] }, key('same'));
     expect((await codeOf(refused)).code).toBe('not_found');
     const drive = await h.drive();
-    expect((await h.service.snapshots.create(h.caller, { driveIds: [drive.id] }, key('other'))).task.state).toBeDefined();
+    expect(
+      (await h.service.snapshots.create(h.caller, { driveIds: [drive.id] }, key('other'))).task.state,
+    ).toBeDefined();
   });
 });
 

@@ -9,8 +9,8 @@ import { type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
 import { checkName } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { assertDriveReady, driveRow, ownerOf, partRow, readableSnapshot, snapshotRow } from './access.ts';
-import type { Context } from './context.ts';
 import { cloneSnapshot } from './clones.ts';
+import type { Context } from './context.ts';
 import { downloadSnapshot } from './downloads.ts';
 import { once, remember } from './idempotency.ts';
 import type { SnapshotUseCases } from './interface.ts';
@@ -32,7 +32,10 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
       const first = async () => {
         const { driveIds } = input;
         if (driveIds.length === 0 || driveIds.length > maxGroup) {
-          throw new CalotypeError('invalid_request', `Name 1 to ${maxGroup} drives.`, { field: 'driveIds', max: maxGroup });
+          throw new CalotypeError('invalid_request', `Name 1 to ${maxGroup} drives.`, {
+            field: 'driveIds',
+            max: maxGroup,
+          });
         }
         if (new Set(driveIds).size !== driveIds.length) {
           throw new CalotypeError('invalid_request', 'A drive is named twice.', { field: 'driveIds' });

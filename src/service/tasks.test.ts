@@ -216,9 +216,10 @@ describe('a task', () => {
     const first = await h.service.tasks.list(h.caller, filter, { limit: 3, withTotal: true });
     expect(first.total).toBe(6);
     const second = await h.service.tasks.list(h.caller, filter, { limit: 3, cursor: first.nextCursor ?? '' });
-    expect([...first.items, ...second.items].map((item) => item.id)).toEqual(
-      [...made.map((item) => item.id).reverse(), expect.anything()],
-    );
+    expect([...first.items, ...second.items].map((item) => item.id)).toEqual([
+      ...made.map((item) => item.id).reverse(),
+      expect.anything(),
+    ]);
     expect(second.nextCursor).toBeNull();
   });
 });

@@ -1,11 +1,12 @@
 /** The use cases of tasks: looking at them, waiting for them, steering them. */
-import { activeTaskStates } from '../core/states.ts';
+
+import type { TaskRow } from '../catalog/schema.ts';
+import { listTasks } from '../catalog/task-list.ts';
 import { drivesOfTasks, findTask } from '../catalog/tasks.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import type { DriveId, TaskId } from '../core/ids.ts';
 import type { Task } from '../core/model.ts';
-import type { TaskRow } from '../catalog/schema.ts';
-import { listTasks } from '../catalog/task-list.ts';
+import { activeTaskStates } from '../core/states.ts';
 import type { ActiveTask } from './active-task.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
@@ -60,7 +61,12 @@ export function taskUseCases(context: Context): TaskUseCases {
 
   return {
     async list(caller, filter, page) {
-      const shape = { of: 'tasks', filter, project: caller.projectId, user: caller.role === 'guest' ? caller.userId : '' };
+      const shape = {
+        of: 'tasks',
+        filter,
+        project: caller.projectId,
+        user: caller.role === 'guest' ? caller.userId : '',
+      };
       const request = pageOf(page);
       const after = readCursor(page, shape, 'number', 'desc');
       const wanted = filter.states;

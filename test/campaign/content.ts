@@ -171,7 +171,9 @@ export class LiveContent {
       if (block >= this.blocks) continue;
       const old = target.possible(block);
       const options = [...old, ...(between.get(block) ?? []).filter((write) => !old.includes(write))];
+      const [only] = options;
       if (options.length > 1) this.unsettled.set(block, { options, unsure: options.length });
+      else if (only !== undefined) this.values[block] = only;
     }
   }
 

@@ -7,83 +7,115 @@
  *
  * The twin is built as a private file; the exchange is a relink. Flatten is the same with nothing below.
  */
-import type { CommitHook } from '../../catalog/catalog.ts';
+import type { CommitHook, Db } from '../../catalog/catalog.ts';
+import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId } from '../../core/ids.ts';
 import { copyChain, copyFile, rebase } from '../../qemu/image-tools.ts';
 import type { WorkControl } from '../engine.ts';
-import { assertNotAborted, type Context, removeDead } from './context.ts';
+import { abandon, type Context, discard, withTree } from './context.ts';
+import { maxDepth, topDepth } from './pivot.ts';
+import type { Parts } from './reclaim.ts';
 import {
+  assertNoOpenRelink,
   baseLevel,
   chainOf,
   childrenOf,
   type FileRow,
+  findHead,
   getHead,
   insertFile,
-  rootOf,
+  pinnedAmong,
   updateFiles,
 } from './records.ts';
-import type { Parts } from './reclaim.ts';
 import { relink } from './relink.ts';
+import { steered, untilWanted } from './steered.ts';
 
 /** Files of one level that are folded together. Six keeps 1,000 snapshots at 21 files with three twins of each change. */
 const runLength = 6;
-
-const noCommit: CommitHook = async () => undefined;
 
 interface Run {
   newest: FileRow;
   /** What the run stands on. */
   below: FileRow;
   level: number;
-  bytes: number;
 }
 
 /** The deepest run worth folding: oldest first, so that levels fall from the base to the top. */
-export function findRun(chain: readonly FileRow[]): Run | undefined {
+export function findRun(chain: readonly FileRow[], length = runLength): Run | undefined {
   const frozen = chain.slice(1).reverse();
   for (let start = 1; start < frozen.length; start++) {
     const first = frozen[start];
     if (first === undefined || first.level >= baseLevel) continue;
     let end = start;
     while (frozen[end + 1]?.level === first.level) end++;
-    const newest = frozen[start + runLength - 1];
+    const newest = frozen[start + length - 1];
     const below = frozen[start - 1];
-    if (end - start + 1 >= runLength && newest !== undefined && below !== undefined) {
-      return { newest, below, level: first.level, bytes: newest.size_bytes };
+    if (end - start + 1 >= length && newest !== undefined && below !== undefined) {
+      return { newest, below, level: first.level };
     }
     start = end;
   }
   return undefined;
 }
 
-export async function needsSkipLayer(ctx: Context, driveId: DriveId): Promise<boolean> {
-  const head = await getHead(ctx.catalog.db, driveId);
-  return findRun(await chainOf(ctx.catalog.db, head.file_id)) !== undefined;
+/** Where a chain is nearly as deep as it may get, shorter runs have to do. */
+function findRunFor(chain: readonly FileRow[]): Run | undefined {
+  const shortest = chain.length < maxDepth - 1 ? runLength : 2;
+  for (let length = runLength; length >= shortest; length--) {
+    const run = findRun(chain, length);
+    if (run !== undefined) return run;
+  }
+  return undefined;
 }
 
-/** Builds one skip layer if one is due. */
+export async function needsSkipLayer(ctx: Context, driveId: DriveId): Promise<boolean> {
+  const head = await findHead(ctx.catalog.db, driveId);
+  return head !== undefined && findRunFor(await chainOf(ctx.catalog.db, head.file_id)) !== undefined;
+}
+
+/** Builds one skip layer if one is due. A drive that is gone meanwhile needs none. */
 export async function addSkipLayer(parts: Parts, driveId: DriveId, control: WorkControl): Promise<boolean> {
-  const { ctx } = parts;
-  const head = await getHead(ctx.catalog.db, driveId);
-  const root = await rootOf(ctx.catalog.db, head.file_id);
-  return ctx.trees.run([root], async () => {
-    const now = await getHead(ctx.catalog.db, driveId);
-    const run = findRun(await chainOf(ctx.catalog.db, now.file_id));
-    if (run === undefined) return false;
-    assertNotAborted(control.signal);
-    await parts.deltas.record([run.newest.id]);
-    const twin = await buildTwin(ctx, run, control);
-    await ctx.links.run(async () => {
-      const children = (await childrenOf(ctx.catalog.db, run.newest.id)).map((child) => child.id);
-      await relink(
-        ctx,
-        { children, to: twin, move: { from: run.newest.id, to: twin }, dead: [run.newest.id] },
-        (tx) => updateFiles(tx, [twin], { state: 'frozen' }),
-        noCommit,
-      );
-    });
-    return true;
+  const { db } = parts.ctx.catalog;
+  if ((await findHead(db, driveId)) === undefined) return false;
+  const top = async (): Promise<number> => (await getHead(db, driveId)).file_id;
+  return withTree(parts.ctx, top, () => foldOnce(parts, driveId, control)).catch((error: unknown) => {
+    if (error instanceof CalotypeError && error.code === 'not_found') return false;
+    throw error;
   });
+}
+
+/** Makes room for one more layer on a drive. Caller holds its tree. @throws chain_too_deep */
+export async function boundTop(parts: Parts, driveId: DriveId, control: WorkControl): Promise<void> {
+  while ((await topDepth(parts.ctx, driveId)) >= maxDepth) {
+    if (!(await foldOnce(parts, driveId, control))) throw tooDeep();
+  }
+}
+
+export function tooDeep(): CalotypeError {
+  return new CalotypeError('chain_too_deep', undefined, { limit: maxDepth });
+}
+
+async function foldOnce(parts: Parts, driveId: DriveId, control: WorkControl): Promise<boolean> {
+  const { ctx } = parts;
+  const head = await findHead(ctx.catalog.db, driveId);
+  if (head === undefined) return false;
+  const chain = await chainOf(ctx.catalog.db, head.file_id);
+  const run = findRunFor(chain);
+  if (run === undefined) return false;
+  await assertNoOpenRelink(
+    ctx.catalog.db,
+    chain.map((file) => file.id),
+  );
+  await untilWanted(control);
+  await parts.deltas.record([run.newest.id]);
+  const twin = await buildTwin(ctx, run, control);
+  const dead = await ctx.links.run(async () => {
+    const children = (await childrenOf(ctx.catalog.db, run.newest.id)).map((child) => child.id);
+    const plan = { children, to: twin, move: { from: run.newest.id, to: twin }, dead: [run.newest.id] };
+    return relink(ctx, plan, (tx) => updateFiles(tx, [twin], { state: 'frozen' }));
+  });
+  await discard(ctx, dead);
+  return true;
 }
 
 async function buildTwin(ctx: Context, run: Run, control: WorkControl): Promise<number> {
@@ -99,17 +131,15 @@ async function buildTwin(ctx: Context, run: Run, control: WorkControl): Promise<
   ctx.step('twin.planned');
   try {
     await copyFile(ctx.store.pathOf(run.newest.id), ctx.store.pathOf(twin.id), control.signal);
-    await rebase(ctx.store.pathOf(twin.id), ctx.store.nameOf(run.below.id), {
-      signal: control.signal,
-      cwd: ctx.store.directory,
-      onProgress: (done, total) => control.progress(done, total),
-    });
+    await steered(control, (options) =>
+      rebase(ctx.store.pathOf(twin.id), ctx.store.nameOf(run.below.id), { ...options, cwd: ctx.store.directory }),
+    );
     await ctx.store.syncFile(twin.id);
     await ctx.store.syncDirectory();
     ctx.step('twin.built');
     return twin.id;
   } catch (error) {
-    await removeDead(ctx, [twin.id]);
+    await abandon(ctx, [twin.id]);
     throw error;
   }
 }
@@ -122,38 +152,50 @@ export async function flattenDrive(
   commit: CommitHook,
 ): Promise<void> {
   const { ctx } = parts;
-  const head = await getHead(ctx.catalog.db, driveId);
-  const root = await rootOf(ctx.catalog.db, head.file_id);
-  await ctx.trees.run([root], async () => {
-    const now = await getHead(ctx.catalog.db, driveId);
-    const [top, below] = await chainOf(ctx.catalog.db, now.file_id);
-    if (top === undefined || below === undefined) {
-      await ctx.catalog.write(commit);
-      return;
-    }
-    const flat = await ctx.catalog.write((tx) =>
-      insertFile(tx, { driveId, backingId: null, sizeBytes: below.size_bytes, state: 'planned', level: baseLevel }),
-    );
-    ctx.step('flat.planned');
-    try {
-      await copyChain(ctx.store.pathOf(below.id), ctx.store.pathOf(flat.id), {
-        signal: control.signal,
-        onProgress: (done, total) => control.progress(done, total),
-      });
-      await ctx.store.syncFile(flat.id);
-      await ctx.store.syncDirectory();
-    } catch (error) {
-      await removeDead(ctx, [flat.id]);
-      throw error;
-    }
-    ctx.step('flat.built');
-    await ctx.links.run(() =>
-      relink(
-        ctx,
-        { children: [top.id], to: flat.id, move: null, dead: [] },
-        (tx) => updateFiles(tx, [flat.id], { state: 'frozen' }),
-        commit,
-      ),
-    );
-  });
+  const { db } = ctx.catalog;
+  const dead = await withTree(
+    ctx,
+    async () => (await getHead(db, driveId)).file_id,
+    async () => {
+      const chain = await chainOf(db, (await getHead(db, driveId)).file_id);
+      const [top, below] = chain;
+      if (top === undefined || below === undefined || (await isItsOwn(db, chain))) {
+        await ctx.catalog.write(commit);
+        return [];
+      }
+      await assertNoOpenRelink(
+        db,
+        chain.map((file) => file.id),
+      );
+      const flat = await buildFlat(ctx, driveId, below, control);
+      const plan = { children: [top.id], to: flat, move: null, dead: [] };
+      return ctx.links.run(() => relink(ctx, plan, (tx) => updateFiles(tx, [flat], { state: 'frozen' }), commit));
+    },
+  );
+  await discard(ctx, dead);
+}
+
+/** Whether nothing else needs what the top stands on: there is nothing to be made independent of. */
+async function isItsOwn(db: Db, chain: readonly FileRow[]): Promise<boolean> {
+  const below = chain.slice(1).map((file) => file.id);
+  if ((await pinnedAmong(db, below)).size > 0) return false;
+  for (const id of below) if ((await childrenOf(db, id)).length > 1) return false;
+  return true;
+}
+
+async function buildFlat(ctx: Context, driveId: DriveId, below: FileRow, control: WorkControl): Promise<number> {
+  const flat = await ctx.catalog.write((tx) =>
+    insertFile(tx, { driveId, backingId: null, sizeBytes: below.size_bytes, state: 'planned', level: baseLevel }),
+  );
+  ctx.step('flat.planned');
+  try {
+    await steered(control, (options) => copyChain(ctx.store.pathOf(below.id), ctx.store.pathOf(flat.id), options));
+    await ctx.store.syncFile(flat.id);
+    await ctx.store.syncDirectory();
+  } catch (error) {
+    await abandon(ctx, [flat.id]);
+    throw error;
+  }
+  ctx.step('flat.built');
+  return flat.id;
 }

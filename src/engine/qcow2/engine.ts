@@ -5,6 +5,7 @@
 import { constants, mkdirSync } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Catalog, CommitHook } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { Extents } from '../../core/extents.ts';
@@ -12,7 +13,8 @@ import { clipExtents } from '../../core/extents.ts';
 import type { DriveId, DriveSnapshotId, ExportId } from '../../core/ids.ts';
 import type { CheckReport, DriveUsage, SnapshotUsage } from '../../core/model.ts';
 import { KeyedMutex, Mutex } from '../../core/mutex.ts';
-import { convertImport, imageInfo } from '../../qemu/image-tools.ts';
+import { convertImport } from '../../qemu/image-tools.ts';
+import { readHeader } from '../../qemu/qcow2.ts';
 import { reachStorageDaemon, stopStorageDaemon } from '../../qemu/storage-daemon.ts';
 import type {
   DoctorReport,
@@ -24,16 +26,15 @@ import type {
   WorkControl,
 } from '../engine.ts';
 import { Allocations } from './allocations.ts';
-import { addSkipLayer, flattenDrive, needsSkipLayer } from './compact.ts';
-import { type Context, type EngineLogger, markDead, planOverlay, removeDead } from './context.ts';
+import { addSkipLayer, flattenDrive, needsSkipLayer, tooDeep } from './compact.ts';
+import { abandon, type Context, type EngineLogger, markDead, planOverlay } from './context.ts';
 import { Deltas } from './deltas.ts';
 import { examine } from './doctor.ts';
 import { asSpaceError, FileStore } from './file-store.ts';
 import { Graph } from './graph.ts';
 import { dropSpare, maxDepth, pivotDrives, topDepth } from './pivot.ts';
-import { type Parts, reclaim } from './reclaim.ts';
+import { type Parts, reclaim, sweepDead } from './reclaim.ts';
 import {
-  depthOf,
   findHead,
   findPoint,
   getFile,
@@ -43,9 +44,10 @@ import {
   insertLayer,
   updateFiles,
 } from './records.ts';
-import { openDriveExport, openFileExport, recover } from './recover.ts';
-import { type RevertTarget, revertDrives, settleTop } from './revert.ts';
+import { openDriveExport, openFileExport, recover, serveAtSize } from './recover.ts';
+import { type RevertTarget, revertDrives } from './revert.ts';
 import { SpaceGuard } from './space.ts';
+import { steered } from './steered.ts';
 import { checkDrive, dataOf, driveUsage, pointUsage } from './usage.ts';
 
 export interface Qcow2EngineOptions {
@@ -62,6 +64,11 @@ export interface Qcow2EngineOptions {
 }
 
 const retries = 3;
+const restartAttempts = 6;
+const restartDelayMs = 100;
+const daemonExitDeadlineMs = 5000;
+/** Times of files come from a clock that moves in ticks. */
+const clockTickMs = 20;
 const defaultMinFreeBytes = 256 * 1024 * 1024;
 
 export class Qcow2Engine implements Engine {
@@ -85,8 +92,10 @@ export class Qcow2Engine implements Engine {
   #closing = false;
   #daemonLife = new AbortController();
   #ready: Promise<readonly string[]> = Promise.resolve([]);
+  /** The daemon could not be started again; the next call tries anew. */
+  #broken = false;
   #running = 0;
-  #idle: (() => void) | undefined;
+  #idle: (() => void)[] = [];
   #readers = 0;
 
   constructor(options: Qcow2EngineOptions) {
@@ -107,6 +116,7 @@ export class Qcow2Engine implements Engine {
       driveLocks: new KeyedMutex<DriveId>(),
       links: new Mutex(),
       trees: new KeyedMutex<number>(),
+      distrust: (reason) => this.#connectAnew(reason),
       background: (work) => this.#inBackground(work),
       forgetAllocation: (id) => allocations.forget(id),
     };
@@ -126,8 +136,9 @@ export class Qcow2Engine implements Engine {
   async close(options: { stopProcesses?: boolean } = {}): Promise<void> {
     this.#closing = true;
     this.#daemonLife.abort();
+    await this.#ready.catch(() => undefined);
     await this.#whenIdle();
-    await Promise.allSettled([...this.#background]);
+    while (this.#background.size > 0) await Promise.allSettled([...this.#background]);
     const graph = this.#graph;
     if (graph === undefined || !graph.alive) return;
     if (options.stopProcesses === true) await stopStorageDaemon(graph.daemon);
@@ -135,8 +146,9 @@ export class Qcow2Engine implements Engine {
   }
 
   async ping(): Promise<void> {
-    await this.#ready;
-    await this.#liveGraph().jobs();
+    await this.#run(async () => {
+      await this.#liveGraph().jobs();
+    });
   }
 
   createDrive(drive: { driveId: DriveId; sizeBytes: number }, commit: CommitHook): Promise<void> {
@@ -151,55 +163,55 @@ export class Qcow2Engine implements Engine {
     });
   }
 
-  async importDrive(
+  importDrive(
     drive: { driveId: DriveId; source: ImageSource },
     control: WorkControl,
     commit: (sizeBytes: number) => CommitHook,
   ): Promise<number> {
-    await this.#ready;
-    const head = await findHead(this.#ctx.catalog.db, drive.driveId);
-    if (head !== undefined) {
-      const done = await getFile(this.#ctx.catalog.db, head.file_id);
-      await this.#ctx.catalog.write(commit(done.size_bytes));
-      return done.size_bytes;
-    }
-    await this.#space.assertRoom();
-    const file = await this.#ctx.catalog.write((tx) =>
-      insertFile(tx, { driveId: drive.driveId, backingId: null, sizeBytes: 0, state: 'planned' }),
-    );
-    this.#ctx.step('import.planned');
-    const path = this.#ctx.store.pathOf(file.id);
-    try {
-      await convertImport(drive.source.path, drive.source.format, path, {
-        signal: control.signal,
-        onProgress: (done, total) => control.progress(done, total),
-      });
-      await this.#ctx.store.syncFile(file.id);
-      await this.#ctx.store.syncDirectory();
+    return this.#long(control, async (steer) => {
+      const head = await findHead(this.#ctx.catalog.db, drive.driveId);
+      if (head !== undefined) {
+        const done = await getFile(this.#ctx.catalog.db, head.file_id);
+        await this.#ctx.catalog.write(commit(done.size_bytes));
+        return done.size_bytes;
+      }
+      await this.#space.assertRoom();
+      const file = await this.#ctx.catalog.write((tx) =>
+        insertFile(tx, { driveId: drive.driveId, backingId: null, sizeBytes: 0, state: 'planned' }),
+      );
+      this.#ctx.step('import.planned');
+      const path = this.#ctx.store.pathOf(file.id);
+      try {
+        await steered(steer, (options) => convertImport(drive.source.path, drive.source.format, path, options));
+        await this.#ctx.store.syncFile(file.id);
+        await this.#ctx.store.syncDirectory();
+      } catch (error) {
+        await abandon(this.#ctx, [file.id]);
+        throw error;
+      }
       this.#ctx.step('import.copied');
-      const { virtualBytes } = await imageInfo(path);
-      await this.#adoptNewDrive(drive.driveId, file.id, virtualBytes, commit(virtualBytes));
-      return virtualBytes;
-    } catch (error) {
-      if ((await findHead(this.#ctx.catalog.db, drive.driveId)) === undefined) await removeDead(this.#ctx, [file.id]);
-      throw error;
-    }
+      const { sizeBytes } = await readHeader(path);
+      await this.#adoptNewDrive(drive.driveId, file.id, sizeBytes, commit(sizeBytes));
+      return sizeBytes;
+    });
   }
 
   resizeDrive(driveId: DriveId, sizeBytes: number, commit: CommitHook): Promise<void> {
-    return this.#onDrives([driveId], async () => {
-      const head = await getHead(this.#ctx.catalog.db, driveId);
-      const top = await getFile(this.#ctx.catalog.db, head.file_id);
-      if (sizeBytes < top.size_bytes) {
-        throw new CalotypeError('shrink_not_supported', undefined, { sizeBytes: top.size_bytes });
-      }
-      if (sizeBytes === top.size_bytes) {
-        await this.#ctx.catalog.write(commit);
-        return;
-      }
-      await this.#space.assertRoom();
-      await pivotDrives(this.#ctx, [{ driveId, sizeBytes }], commit);
-      await this.#serveAgain(driveId);
+    return this.#run(async () => {
+      await this.#boundDepth([driveId]);
+      await this.#ctx.driveLocks.run([driveId], async () => {
+        const head = await getHead(this.#ctx.catalog.db, driveId);
+        const top = await getFile(this.#ctx.catalog.db, head.file_id);
+        if (sizeBytes < top.size_bytes) {
+          throw new CalotypeError('shrink_not_supported', undefined, { sizeBytes: top.size_bytes });
+        }
+        if (sizeBytes === top.size_bytes) await this.#ctx.catalog.write(commit);
+        else {
+          await this.#space.assertRoom();
+          await pivotDrives(this.#ctx, [{ driveId, sizeBytes }], commit);
+        }
+        await this.#serveAgain(driveId);
+      });
     });
   }
 
@@ -207,15 +219,17 @@ export class Qcow2Engine implements Engine {
     return this.#onDrives([driveId], async () => {
       const graph = this.#liveGraph();
       if (graph.rootNamed(`drive:${driveId}`) !== undefined) throw new CalotypeError('drive_exported');
-      await this.#ctx.catalog.write(async (tx) => {
-        const head = await findHead(tx, driveId);
-        if (head !== undefined) {
-          await markDead(tx, head.spare_id === null ? [head.file_id] : [head.file_id, head.spare_id]);
-          await tx.deleteFrom('qcow2_drives').where('drive_id', '=', driveId).execute();
-          await tx.deleteFrom('qcow2_layers').where('id', '=', head.layer_id).execute();
-        }
-        await commit(tx);
-      });
+      await this.#evenWhenFull(() =>
+        this.#ctx.catalog.write(async (tx) => {
+          const head = await findHead(tx, driveId);
+          if (head !== undefined) {
+            await markDead(tx, head.spare_id === null ? [head.file_id] : [head.file_id, head.spare_id]);
+            await tx.deleteFrom('qcow2_drives').where('drive_id', '=', driveId).execute();
+            await tx.deleteFrom('qcow2_layers').where('id', '=', head.layer_id).execute();
+          }
+          await commit(tx);
+        }),
+      );
       this.#ctx.step('drive.deleted');
     });
   }
@@ -225,34 +239,30 @@ export class Qcow2Engine implements Engine {
     commit: CommitHook,
   ): Promise<void> {
     const drives = points.map((point) => point.driveId);
-    return this.#onDrives(drives, async () => {
+    return this.#run(async () => {
       const first = points[0];
       if (first !== undefined && (await findPoint(this.#ctx.catalog.db, first.driveSnapshotId)) !== undefined) {
         await this.#ctx.catalog.write(commit);
         return;
       }
       await this.#space.assertRoom();
-      for (const driveId of drives) await this.#boundDepth(driveId);
-      await pivotDrives(
-        this.#ctx,
-        points.map((point) => ({ driveId: point.driveId, pointId: point.driveSnapshotId })),
-        commit,
+      await this.#boundDepth(drives);
+      await this.#ctx.driveLocks.run(drives, () =>
+        pivotDrives(
+          this.#ctx,
+          points.map((point) => ({ driveId: point.driveId, pointId: point.driveSnapshotId })),
+          commit,
+        ),
       );
     });
   }
 
   revert(operationId: string, targets: readonly RevertTarget[], commit: CommitHook): Promise<void> {
-    return this.#onDrives(
-      targets.map((target) => target.driveId),
-      async () => {
-        await this.#space.assertRoom();
-        for (const target of targets) {
-          await settleTop(this.#ctx, target.driveId);
-          await getPoint(this.#ctx.catalog.db, target.driveSnapshotId);
-        }
-        await this.#ctx.links.run(() => revertDrives(this.#ctx, operationId, targets, commit));
-      },
-    );
+    const drives = targets.map((target) => target.driveId);
+    return this.#onDrives(drives, async () => {
+      await this.#space.assertRoom();
+      await this.#ctx.links.run(() => revertDrives(this.#ctx, operationId, targets, commit));
+    });
   }
 
   clone(
@@ -276,7 +286,16 @@ export class Qcow2Engine implements Engine {
           backingId: point.file_id,
           sizeBytes: request.sizeBytes,
         });
-        await this.#adoptNewDrive(request.driveId, file.id, null, commit, point.layer_id);
+        await this.#adoptNewDrive(
+          request.driveId,
+          file.id,
+          null,
+          async (tx) => {
+            await getPoint(tx, request.driveSnapshotId); // Nothing may stand on a point that is gone.
+            await commit(tx);
+          },
+          point.layer_id,
+        );
       });
     });
   }
@@ -287,29 +306,43 @@ export class Qcow2Engine implements Engine {
 
   deleteSnapshots(driveSnapshotIds: readonly DriveSnapshotId[], commit: CommitHook): Promise<void> {
     return this.#run(async () => {
-      await this.#ctx.catalog.write(async (tx) => {
-        for (let at = 0; at < driveSnapshotIds.length; at += 500) {
-          await tx
-            .deleteFrom('qcow2_points')
-            .where('drive_snapshot_id', 'in', driveSnapshotIds.slice(at, at + 500))
-            .execute();
-        }
-        await commit(tx);
-      });
+      // Under `links`: who builds on a point holds it from its look at the point to its commit.
+      await this.#ctx.links.run(() =>
+        this.#evenWhenFull(() =>
+          this.#ctx.catalog.write(async (tx) => {
+            for (let at = 0; at < driveSnapshotIds.length; at += 500) {
+              await tx
+                .deleteFrom('qcow2_points')
+                .where('drive_snapshot_id', 'in', driveSnapshotIds.slice(at, at + 500))
+                .execute();
+            }
+            await commit(tx);
+          }),
+        ),
+      );
       this.#ctx.step('points.deleted');
     });
   }
 
   async reclaim(driveIds: readonly DriveId[], control: WorkControl): Promise<ReclaimResult> {
     try {
-      return await this.#long(control, (steered) => reclaim(this.#parts, driveIds, steered));
+      return await this.#evenWhenFull(() =>
+        this.#long(control, (steer) => reclaim(this.#parts, driveIds, steer)),
+      );
+    } finally {
+      await this.#space.takeReserve();
+    }
+  }
+
+  /** A full disk must not be in the way of giving space back: then the reserve goes, and the work is done again. */
+  async #evenWhenFull<T>(work: () => Promise<T>): Promise<T> {
+    try {
+      return await work();
     } catch (error) {
       const full = asSpaceError(error);
       if (!(full instanceof CalotypeError) || full.code !== 'space_exhausted') throw error;
       if (!(await this.#space.giveReserve())) throw full;
-      return await this.#long(control, (steered) => reclaim(this.#parts, driveIds, steered));
-    } finally {
-      await this.#space.takeReserve();
+      return work();
     }
   }
 
@@ -345,7 +378,7 @@ export class Qcow2Engine implements Engine {
     const at = this.#measured.get(driveId);
     if (at === undefined) return true;
     const head = await findHead(this.#ctx.catalog.db, driveId);
-    return head !== undefined && (await this.#ctx.store.modifiedMs(head.file_id)) >= at - 1;
+    return head !== undefined && (await this.#ctx.store.modifiedMs(head.file_id)) >= at - clockTickMs;
   }
 
   changedExtents(
@@ -404,18 +437,30 @@ export class Qcow2Engine implements Engine {
 
   stopExport(exportId: ExportId, commit: CommitHook): Promise<void> {
     return this.#run(async () => {
-      const row = await this.#ctx.catalog.db
-        .selectFrom('exports')
-        .select('drive_id')
-        .where('id', '=', exportId)
-        .executeTakeFirst();
-      const driveId = row?.drive_id ?? null;
+      const driveId = await this.#driveOfExport(exportId);
       await this.#ctx.driveLocks.run(driveId === null ? [] : [driveId], async () => {
-        await this.#endExport(exportId, driveId);
-        this.#ctx.step('export.stopped');
+        // From the commit on it is not wanted: whatever dies, nobody serves it again.
         await this.#ctx.catalog.write(commit);
+        this.#ctx.step('export.stopped');
+        const graph = this.#liveGraph();
+        await this.#endExport(exportId, driveId).catch((error: unknown) => {
+          if (graph.alive) throw error;
+        });
       });
     });
+  }
+
+  async #driveOfExport(exportId: ExportId): Promise<DriveId | null> {
+    const row = await this.#ctx.catalog.db
+      .selectFrom('exports')
+      .select('drive_id')
+      .where('id', '=', exportId)
+      .executeTakeFirst();
+    if (row !== undefined) return row.drive_id;
+    const graph = this.#liveGraph();
+    const top = graph.rootNamed(`export:${exportId}`);
+    const heads = top === undefined ? [] : await this.#ctx.catalog.db.selectFrom('qcow2_drives').selectAll().execute();
+    return heads.find((head) => graph.rootNamed(`drive:${head.drive_id}`) === top)?.drive_id ?? null;
   }
 
   async withReader<T>(
@@ -423,16 +468,30 @@ export class Qcow2Engine implements Engine {
     use: (target: NbdTarget) => Promise<T>,
   ): Promise<T> {
     const id = `reader-${++this.#readers}-${process.pid}`;
-    const target = await this.#run(() => this.#openReader(id, of));
+    const { graph, target } = await this.#run(() => this.#openReader(id, of));
     try {
       return await use(target);
     } finally {
-      const graph = this.#graph;
-      if (graph?.alive === true) {
-        await graph.removeExport(id);
-        await graph.release(`reader:${id}`);
-      }
+      if (graph.alive) await this.#closeReader(graph, id);
     }
+  }
+
+  /** What was read is whole by now: a failure here is no failure of the reading. */
+  async #closeReader(graph: Graph, id: string): Promise<void> {
+    try {
+      await graph.removeExport(id);
+      await graph.release(`reader:${id}`);
+      if (!this.#closing) this.#sweepBehind();
+    } catch (error) {
+      if (graph.alive) this.#options.logger.warn(`A reader could not be closed: ${String(error)}`);
+    }
+  }
+
+  /** Files that somebody still had open when they were given up go once nobody has. */
+  #sweepBehind(): void {
+    this.#inBackground(async () => {
+      await sweepDead(this.#ctx);
+    });
   }
 
   check(driveId: DriveId, control: WorkControl): Promise<CheckReport> {
@@ -456,19 +515,23 @@ export class Qcow2Engine implements Engine {
     }
   }
 
-  async #openReader(id: string, of: { drive: DriveId } | { point: DriveSnapshotId }): Promise<NbdTarget> {
+  async #openReader(
+    id: string,
+    of: { drive: DriveId } | { point: DriveSnapshotId },
+  ): Promise<{ graph: Graph; target: NbdTarget }> {
+    const graph = this.#liveGraph();
     await this.#ctx.links.run(async () => {
       const db = this.#ctx.catalog.db;
       if ('drive' in of) {
         const head = await getHead(db, of.drive);
-        if (this.#liveGraph().isOpenWritable(head.file_id)) throw new CalotypeError('drive_exported');
+        if (graph.isOpenWritable(head.file_id)) throw new CalotypeError('drive_exported');
         await openFileExport(this.#ctx, { id, name: id, fileId: head.file_id, kind: 'reader' });
       } else {
         const point = await getPoint(db, of.point);
         await openFileExport(this.#ctx, { id, name: id, fileId: point.file_id, kind: 'reader' });
       }
     });
-    return { exportName: id, socketPath: this.#liveGraph().daemon.nbdSocketPath };
+    return { graph, target: { exportName: id, socketPath: graph.daemon.nbdSocketPath } };
   }
 
   /** Removes an export; with the last one of a drive, the drive's chain is closed. */
@@ -479,27 +542,23 @@ export class Qcow2Engine implements Engine {
     const shared = graph.rootNames().some((name) => {
       return name.startsWith('export:') && name !== `export:${exportId}` && graph.rootNamed(name) === root;
     });
-    const roots = [`export:${exportId}`];
-    if (driveId !== null && !shared) roots.push(`drive:${driveId}`, `spare:${driveId}`);
-    await graph.release(...roots);
-    if (driveId === null || shared) return;
-    const head = await findHead(this.#ctx.catalog.db, driveId);
-    if (head !== undefined) await dropSpare(this.#ctx, head);
+    if (driveId === null || shared) await graph.release(`export:${exportId}`);
+    else {
+      const head = await findHead(this.#ctx.catalog.db, driveId);
+      if (head !== undefined) await dropSpare(this.#ctx, head);
+      await graph.release(`export:${exportId}`, `drive:${driveId}`, `spare:${driveId}`);
+    }
+    this.#sweepBehind();
   }
 
-  /** An export keeps the size it began with: after growth it begins again. */
+  /** After growth. The size stands already: what cannot be served now is served by recovery. */
   async #serveAgain(driveId: DriveId): Promise<void> {
-    const rows = await this.#ctx.catalog.db
-      .selectFrom('exports')
-      .selectAll()
-      .where('drive_id', '=', driveId)
-      .execute();
-    for (const row of rows) {
-      const graph = this.#liveGraph();
-      const top = graph.rootNamed(`drive:${driveId}`);
-      if (top === undefined) continue;
-      await graph.removeExport(row.id);
-      await graph.addExport(row.id, row.name, top, row.writable === 1);
+    const { db } = this.#ctx.catalog;
+    try {
+      const rows = await db.selectFrom('exports').selectAll().where('drive_id', '=', driveId).execute();
+      for (const row of rows) await serveAtSize(this.#ctx, row, driveId);
+    } catch (error) {
+      this.#ctx.distrust(error);
     }
   }
 
@@ -510,30 +569,33 @@ export class Qcow2Engine implements Engine {
     commit: CommitHook,
     parentLayer: number | null = null,
   ): Promise<void> {
-    await this.#ctx.catalog.write(async (tx) => {
-      await updateFiles(tx, [fileId], { state: 'active', ...(sizeBytes === null ? {} : { size_bytes: sizeBytes }) });
-      const layerId = await insertLayer(tx, driveId, parentLayer);
-      await tx
-        .insertInto('qcow2_drives')
-        .values({ drive_id: driveId, file_id: fileId, layer_id: layerId, spare_id: null, last_operation: null })
-        .execute();
-      await commit(tx);
-    });
+    try {
+      await this.#ctx.catalog.write(async (tx) => {
+        await updateFiles(tx, [fileId], { state: 'active', ...(sizeBytes === null ? {} : { size_bytes: sizeBytes }) });
+        const layerId = await insertLayer(tx, driveId, parentLayer);
+        await tx
+          .insertInto('qcow2_drives')
+          .values({ drive_id: driveId, file_id: fileId, layer_id: layerId, spare_id: null, last_operation: null })
+          .execute();
+        await commit(tx);
+      });
+    } catch (error) {
+      await abandon(this.#ctx, [fileId]);
+      throw error;
+    }
     this.#ctx.step('drive.adopted');
   }
 
-  /** Compaction normally runs behind; a drive that outpaces it waits here. Caller holds the drive's lock. */
-  async #boundDepth(driveId: DriveId): Promise<void> {
+  /** Compaction normally runs behind; a drive that outpaces it waits here. Takes trees, so that no drive's lock may be held. */
+  async #boundDepth(driveIds: readonly DriveId[]): Promise<void> {
     const control: WorkControl = {
       signal: this.#daemonLife.signal,
       progress: () => undefined,
       wishes: () => ({ paused: false, bytesPerSecond: 0 }),
     };
-    while ((await topDepth(this.#ctx, driveId)) >= maxDepth) {
-      if (!(await addSkipLayer(this.#parts, driveId, control))) {
-        const head = await getHead(this.#ctx.catalog.db, driveId);
-        const depth = await depthOf(this.#ctx.catalog.db, head.file_id);
-        throw new CalotypeError('chain_too_deep', undefined, { depth, limit: maxDepth });
+    for (const driveId of driveIds) {
+      while ((await topDepth(this.#ctx, driveId)) >= maxDepth) {
+        if (!(await addSkipLayer(this.#parts, driveId, control))) throw tooDeep();
       }
     }
   }
@@ -551,30 +613,67 @@ export class Qcow2Engine implements Engine {
     const graph = new Graph(this.#ctx.store, daemon, { direct: this.#direct });
     this.#graph = graph;
     this.#daemonLife = new AbortController();
-    const report = await recover(this.#ctx, daemon.adopted);
-    graph.qmp.once('close', () => this.#onDaemonLost());
-    if (graph.qmp.closed) this.#onDaemonLost();
-    return report;
+    try {
+      const report = await recover(this.#ctx, daemon.adopted);
+      graph.qmp.once('close', () => this.#onDaemonLost(graph));
+      if (graph.qmp.closed) throw new CalotypeError('engine_unavailable', 'The storage daemon ended during recovery.');
+      return report;
+    } catch (error) {
+      graph.qmp.removeAllListeners('close');
+      graph.qmp.close();
+      throw error;
+    }
   }
 
-  /** The daemon died under us: once everything that leaned on it has failed, start another and recover. */
-  #onDaemonLost(): void {
-    if (this.#closing) return;
-    this.#options.logger.warn('The storage daemon ended; starting it again.');
+  /** What the mirror of the daemon says can no longer be relied on: the daemon lives on, the connection is made anew. */
+  #connectAnew(reason: unknown): void {
+    this.#options.logger.warn(`Catalog and storage daemon have to be brought together: ${String(reason)}`);
+    this.#graph?.qmp.close();
+  }
+
+  /** The daemon died under us, or was let go: once everything that leaned on it has failed, find or start one and recover. */
+  #onDaemonLost(lost: Graph): void {
+    if (this.#closing || lost !== this.#graph) return;
+    this.#options.logger.warn('The connection to the storage daemon was lost; it is made again.');
     this.#daemonLife.abort();
-    this.#ready = this.#whenIdle().then(() => this.#connect());
+    this.#startAgain(lost.daemon.pid);
+  }
+
+  #startAgain(oldPid: number | null): void {
+    this.#broken = false;
+    this.#ready = this.#restart(oldPid);
     this.#ready.then(
       (report) => {
         for (const line of report) this.#options.logger.warn(line);
       },
-      (error: unknown) => this.#options.logger.warn(`The storage daemon could not be started: ${String(error)}`),
+      (error: unknown) => {
+        this.#broken = true;
+        if (!this.#closing) this.#options.logger.warn(`The storage daemon could not be started: ${String(error)}`);
+      },
     );
+  }
+
+  async #restart(oldPid: number | null): Promise<readonly string[]> {
+    await this.#whenIdle();
+    for (let attempt = 1; ; attempt++) {
+      if (this.#closing) throw new CalotypeError('shutting_down');
+      try {
+        return await this.#connect();
+      } catch (error) {
+        // A daemon that was killed holds its image locks until it is quite gone; a disk may be full.
+        if (attempt === restartAttempts) throw error;
+        this.#options.logger.warn(`Recovery is tried again: ${String(error)}`);
+        await this.#space.giveReserveIf(asSpaceError(error));
+        if (oldPid !== null) await whenGone(oldPid, daemonExitDeadlineMs);
+        await delay(restartDelayMs * 2 ** attempt);
+      }
+    }
   }
 
   async #whenIdle(): Promise<void> {
     while (this.#running > 0) {
       await new Promise<void>((resolve) => {
-        this.#idle = resolve;
+        this.#idle.push(resolve);
       });
     }
   }
@@ -582,7 +681,11 @@ export class Qcow2Engine implements Engine {
   /** Runs work against a live daemon; work that its death interrupted runs again after recovery, which is safe by contract. */
   async #run<T>(work: () => Promise<T>): Promise<T> {
     for (let attempt = 1; ; attempt++) {
-      await this.#ready;
+      if (this.#broken && !this.#closing) this.#startAgain(null);
+      for (let ready: unknown; ready !== this.#ready; ) {
+        ready = this.#ready;
+        await this.#ready;
+      }
       if (this.#closing) throw new CalotypeError('shutting_down');
       const graph = this.#liveGraph();
       this.#running++;
@@ -592,7 +695,7 @@ export class Qcow2Engine implements Engine {
         const lost = !graph.alive && !this.#closing;
         if (!lost || attempt >= retries) throw error;
       } finally {
-        if (--this.#running === 0) this.#idle?.();
+        if (--this.#running === 0) for (const wake of this.#idle.splice(0)) wake();
       }
     }
   }
@@ -623,6 +726,18 @@ export class Qcow2Engine implements Engine {
     const tracked = running.finally(() => this.#background.delete(tracked));
     this.#background.add(tracked);
   }
+}
+
+/** Waits until a process has ended. */
+async function whenGone(pid: number, deadlineMs: number): Promise<void> {
+  const isThere = (): boolean => {
+    try {
+      return pid > 0 && process.kill(pid, 0);
+    } catch {
+      return false;
+    }
+  };
+  for (const until = Date.now() + deadlineMs; isThere() && Date.now() < until; ) await delay(10);
 }
 
 /** Whether files there can be opened past the page cache. */

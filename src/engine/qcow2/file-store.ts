@@ -96,10 +96,14 @@ export class FileStore {
   }
 }
 
-/** Turns ENOSPC and EDQUOT into the catalogue's words. */
+const sqliteFull = 13;
+
+/** Turns ENOSPC, EDQUOT and what SQLite says to them into the catalogue's words. */
 export function asSpaceError(error: unknown): unknown {
-  if (error instanceof Error && 'code' in error && (error.code === 'ENOSPC' || error.code === 'EDQUOT')) {
-    return new CalotypeError('space_exhausted', undefined, {}, { cause: error });
-  }
-  return error;
+  if (!(error instanceof Error) || !('code' in error)) return error;
+  const isFull =
+    error.code === 'ENOSPC' ||
+    error.code === 'EDQUOT' ||
+    (error.code === 'ERR_SQLITE_ERROR' && 'errcode' in error && error.errcode === sqliteFull);
+  return isFull ? new CalotypeError('space_exhausted', undefined, {}, { cause: error }) : error;
 }

@@ -441,8 +441,22 @@ export class Graph {
     }
   }
 
-  async dismissJob(jobId: string): Promise<void> {
-    await this.qmp.execute('job-dismiss', { id: jobId });
+  /** Ends a job in whatever state it is, and forgets it. Idempotent. */
+  async endJob(jobId: string): Promise<void> {
+    const changed = this.#jobWaiter(jobId);
+    try {
+      for (;;) {
+        const job = (await this.jobs()).find((item) => item.id === jobId);
+        if (job === undefined) return;
+        if (job.status === 'concluded') await this.#steerJob('job-dismiss', { id: jobId });
+        else {
+          await this.#steerJob('job-cancel', { id: jobId });
+          await changed.wait();
+        }
+      }
+    } finally {
+      changed.stop();
+    }
   }
 
   /** Reads the daemon's graph afresh: what a server that comes back finds. */

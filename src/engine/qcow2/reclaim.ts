@@ -1,34 +1,34 @@
 /**
  * Gives back the space of files that no point and no drive needs. A file nobody stands on is unlinked. A file with one
- * neighbour above is merged with it: down into the file by a live commit job, or up into the neighbour where that moves
- * fewer bytes and nobody has it open. A file with several neighbours stays, hidden, until one is left.
+ * neighbour above is merged with it (merge.ts). A file with several neighbours stays, hidden, until one is left.
  *
- * The layer being written is never part of a merge: the drive pivots first, and what froze is merged. So a merge is
- * never a race with a guest, and an interrupted one can simply be done again: until the relink's commit the upper layer
- * is whole and hides whatever the lower one took over.
+ * The layer being written is never part of a merge: the drive pivots first, and what froze is merged. Each step is planned
+ * on one view of the catalog under the tree's lock, and checked again in the commit that begins it.
  */
+import type { Tx } from '../../catalog/catalog.ts';
 import { intersectExtents, sumExtents } from '../../core/extents.ts';
 import type { DriveId } from '../../core/ids.ts';
-import { rebase } from '../../qemu/image-tools.ts';
 import type { ReclaimResult, WorkControl } from '../engine.ts';
 import type { Allocations } from './allocations.ts';
-import { assertNotAborted, type Context, removeDead } from './context.ts';
+import { boundTop } from './compact.ts';
+import { type Context, discard, markDead, removeDead } from './context.ts';
 import type { Deltas } from './deltas.ts';
+import { costOf, dataBytes, merge } from './merge.ts';
+import { MovedError } from './moving-files.ts';
 import { pivotDrives } from './pivot.ts';
 import {
-  chainOf,
+  assertNoOpenRelink,
   childrenOf,
-  deleteIntent,
   type FileRow,
+  findFile,
   findHead,
   getFile,
-  insertIntent,
   pinnedAmong,
   rootOf,
+  standsOn,
   treeOf,
-  updateFiles,
 } from './records.ts';
-import { relink } from './relink.ts';
+import { untilWanted } from './steered.ts';
 
 export interface Parts {
   readonly ctx: Context;
@@ -41,49 +41,72 @@ type Step =
   | { kind: 'merge'; lower: FileRow; upper: FileRow }
   | { kind: 'freeze'; driveId: DriveId };
 
-interface Progress {
+interface Work {
+  readonly control: WorkControl;
+  /** Bytes of merges done, and of those known to be left. */
   doneBytes: number;
+  leftBytes: number;
   freedBytes: number;
+  readonly frozenOnce: Set<DriveId>;
 }
 
-const noCommit = async (): Promise<void> => undefined;
+/** A tree that changes under each plan for it is left to the next call. */
+const maxReplans = 5;
 
-export async function reclaim(parts: Parts, driveIds: readonly DriveId[], control: WorkControl): Promise<ReclaimResult> {
+export async function reclaim(
+  parts: Parts,
+  driveIds: readonly DriveId[],
+  control: WorkControl,
+): Promise<ReclaimResult> {
   const { ctx } = parts;
   if (driveIds.length === 0) return { freedBytes: 0, keptBytes: 0 };
-  await sweepDead(ctx, driveIds);
+  const freedBytes = await sweepDead(ctx, driveIds);
   await parts.deltas.foldUnnamed(driveIds);
-  const progress: Progress = { doneBytes: 0, freedBytes: 0 };
-  const frozenOnce = new Set<DriveId>();
-  const roots = await rootsOf(ctx, driveIds);
-  for (const root of roots) {
-    for (;;) {
-      assertNotAborted(control.signal);
-      const again = await ctx.trees.run([root], async () => {
-        const step = await nextStep(parts, root, frozenOnce);
-        if (step === undefined) return false;
-        await carryOut(parts, step, control, progress);
-        return true;
-      });
-      if (!again) break;
+  const work: Work = { control, doneBytes: 0, leftBytes: 0, freedBytes, frozenOnce: new Set() };
+  const finished = new Set<number>();
+  for (let replans = 0; ; ) {
+    const root = (await rootsOf(ctx, driveIds)).find((id) => !finished.has(id));
+    if (root === undefined) break;
+    await untilWanted(control);
+    try {
+      if (!(await ctx.trees.run([root], () => oneStep(parts, root, work)))) finished.add(root);
+    } catch (error) {
+      if (!(error instanceof MovedError)) throw error;
+      if (++replans > maxReplans) finished.add(root);
     }
   }
-  const left = await ctx.catalog.db
+  return { freedBytes: work.freedBytes, keptBytes: await keptBytes(ctx, driveIds) };
+}
+
+/** @returns false when nothing is left to do in this tree */
+async function oneStep(parts: Parts, root: number, work: Work): Promise<boolean> {
+  const row = await findFile(parts.ctx.catalog.db, root);
+  if (row?.backing_id !== null || row.state === 'dead') return true; // No root any more: its tree has another.
+  const step = await nextStep(parts, root, work);
+  if (step === undefined) return false;
+  await carryOut(parts, step, work);
+  return true;
+}
+
+/** What stays only because several points in time are built on it. */
+async function keptBytes(ctx: Context, driveIds: readonly DriveId[]): Promise<number> {
+  const { db } = ctx.catalog;
+  const frozen = await db
     .selectFrom('qcow2_files')
-    .selectAll()
+    .select('id')
     .where('drive_id', 'in', driveIds)
     .where('state', '=', 'frozen')
     .execute();
-  const pinned = await pinnedAmong(
-    ctx.catalog.db,
-    left.map((file) => file.id),
-  );
-  let keptBytes = 0;
-  for (const file of left) if (!pinned.has(file.id)) keptBytes += await ctx.store.diskBytes(file.id);
-  return { freedBytes: progress.freedBytes, keptBytes };
+  const ids = frozen.map((file) => file.id);
+  const pinned = await pinnedAmong(db, ids);
+  let bytes = 0;
+  for (const id of ids) {
+    if (!pinned.has(id) && (await childrenOf(db, id)).length > 1) bytes += await ctx.store.diskBytes(id);
+  }
+  return bytes;
 }
 
-async function rootsOf(ctx: Context, driveIds: readonly DriveId[]): Promise<Set<number>> {
+async function rootsOf(ctx: Context, driveIds: readonly DriveId[]): Promise<number[]> {
   const files = await ctx.catalog.db
     .selectFrom('qcow2_files')
     .select(['id', 'backing_id'])
@@ -96,289 +119,157 @@ async function rootsOf(ctx: Context, driveIds: readonly DriveId[]): Promise<Set<
     if (file.backing_id === null) roots.add(file.id);
     else if (!mine.has(file.backing_id)) roots.add(await rootOf(ctx.catalog.db, file.id));
   }
-  return roots;
+  return [...roots];
 }
 
-/** Unlinks what earlier work left marked dead, as far as nobody has it open. */
-export async function sweepDead(ctx: Context, driveIds?: readonly DriveId[]): Promise<void> {
+/** Unlinks what earlier work left marked dead, as far as nobody has it open. @returns the bytes it took */
+export async function sweepDead(ctx: Context, driveIds?: readonly DriveId[]): Promise<number> {
   let query = ctx.catalog.db.selectFrom('qcow2_files').select('id').where('state', '=', 'dead');
   if (driveIds !== undefined) query = query.where('drive_id', 'in', driveIds);
-  const rows = await query.execute();
-  await removeDead(
-    ctx,
-    rows.map((row) => row.id).filter((id) => !ctx.graph().isOpen(id)),
-  );
+  const ids = (await query.execute()).map((row) => row.id).filter((id) => !ctx.graph().isOpen(id));
+  let bytes = 0;
+  for (const id of ids) bytes += await ctx.store.diskBytes(id);
+  await removeDead(ctx, ids);
+  return bytes;
 }
 
-async function nextStep(parts: Parts, root: number, frozenOnce: Set<DriveId>): Promise<Step | undefined> {
+async function nextStep(parts: Parts, root: number, work: Work): Promise<Step | undefined> {
   const { ctx } = parts;
-  const tree = (await treeOf(ctx.catalog.db, root)).filter((file) => file.state === 'frozen' || file.state === 'active');
-  const pinned = await pinnedAmong(
-    ctx.catalog.db,
-    tree.map((file) => file.id),
-  );
-  const children = new Map<number, FileRow[]>();
+  const { tree, pinned } = await ctx.catalog.write(async (tx) => {
+    const all = (await treeOf(tx, root)).filter((file) => file.state !== 'dead');
+    const ids = all.map((file) => file.id);
+    await assertNoOpenRelink(tx, ids);
+    return { tree: all, pinned: await pinnedAmong(tx, ids) };
+  });
+  const above = new Map<number, FileRow[]>();
   for (const file of tree) {
-    if (file.backing_id !== null) children.set(file.backing_id, [...(children.get(file.backing_id) ?? []), file]);
+    if (file.backing_id === null) continue;
+    const others = above.get(file.backing_id);
+    if (others === undefined) above.set(file.backing_id, [file]);
+    else others.push(file);
   }
-  const unneeded = tree.filter((file) => !pinned.has(file.id) && !isRead(ctx, file.id));
-  const leaves = unneeded.filter((file) => !children.has(file.id));
+  const unneeded = tree.filter((file) => file.state === 'frozen' && !pinned.has(file.id) && !isRead(ctx, file.id));
+  const leaves = unneeded.filter((file) => !above.has(file.id));
   if (leaves.length > 0) return { kind: 'unlink', files: leaves };
   let best: { step: Step; bytes: number } | undefined;
+  work.leftBytes = 0;
   for (const lower of unneeded) {
-    const above = children.get(lower.id) ?? [];
-    const [upper] = above;
-    if (upper === undefined || above.length > 1) continue;
+    const [upper, another] = above.get(lower.id) ?? [];
+    if (upper === undefined || another !== undefined) continue;
     if (upper.state === 'active') {
-      const step = await freezeStep(parts, lower, upper, frozenOnce);
+      const step = await freezeStep(parts, lower, upper, work);
       if (step !== undefined) return step;
-      continue;
+    } else if (upper.state === 'frozen' && !isRead(ctx, upper.id)) {
+      const bytes = await costOf(parts, lower, upper);
+      work.leftBytes += bytes;
+      if (best === undefined || bytes < best.bytes) best = { step: { kind: 'merge', lower, upper }, bytes };
     }
-    if (isRead(ctx, upper.id)) continue;
-    const bytes = await dataBytes(parts, upper);
-    if (best === undefined || bytes < best.bytes) best = { step: { kind: 'merge', lower, upper }, bytes };
   }
   return best?.step;
 }
 
 /** A deleted layer right under a drive's top: what the top holds by now can be merged into it, once per reclaim. */
-async function freezeStep(
-  parts: Parts,
-  lower: FileRow,
-  top: FileRow,
-  frozenOnce: Set<DriveId>,
-): Promise<Step | undefined> {
-  if ((await dataBytes(parts, lower)) === 0 && lower.size_bytes <= top.size_bytes && lower.backing_id !== null) {
-    return { kind: 'merge', lower, upper: top };
-  }
-  if (frozenOnce.has(top.drive_id)) return undefined;
-  const own = await parts.allocations.top(top.drive_id, top.id);
-  frozenOnce.add(top.drive_id);
-  return own.all.length > 0 ? { kind: 'freeze', driveId: top.drive_id } : undefined;
+async function freezeStep(parts: Parts, lower: FileRow, top: FileRow, work: Work): Promise<Step | undefined> {
+  if (lower.backing_id !== null && (await dataBytes(parts, lower)) === 0) return { kind: 'merge', lower, upper: top };
+  if (work.frozenOnce.has(top.drive_id)) return undefined;
+  work.frozenOnce.add(top.drive_id);
+  return (await dataBytes(parts, top)) > 0 ? { kind: 'freeze', driveId: top.drive_id } : undefined;
 }
 
+/** Readers and exports that stand on a file itself, such as one of a point that was deleted under them. */
 function isRead(ctx: Context, id: number): boolean {
-  return ctx.graph().alive && ctx.graph().isHeldBy(id, ['reader', 'export']);
+  return ctx.graph().isHeldBy(id, ['reader', 'export']);
 }
 
-async function dataBytes(parts: Parts, file: FileRow): Promise<number> {
-  if (file.state === 'frozen') return sumExtents((await parts.allocations.frozen(file.id)).all);
-  return sumExtents((await parts.allocations.top(file.drive_id, file.id)).all);
-}
-
-async function carryOut(parts: Parts, step: Step, control: WorkControl, progress: Progress): Promise<void> {
-  const { ctx } = parts;
-  if (step.kind === 'freeze') {
-    await ctx.driveLocks.run([step.driveId], async () => {
-      if ((await findHead(ctx.catalog.db, step.driveId)) === undefined) return;
-      await pivotDrives(ctx, [{ driveId: step.driveId }], noCommit);
+async function carryOut(parts: Parts, step: Step, work: Work): Promise<void> {
+  if (step.kind === 'freeze') await freeze(parts, step.driveId, work);
+  else if (step.kind === 'unlink') await unlinkLeaves(parts, step.files, work);
+  else {
+    const { lower, upper } = step;
+    const before = await bytesOf(parts.ctx, [lower.id, upper.id]);
+    const cost = await costOf(parts, lower, upper);
+    const left = Math.max(work.leftBytes, cost);
+    await merge(parts, lower, upper, work.control, (share) => {
+      work.control.progress(work.doneBytes + Math.round(share * cost), work.doneBytes + left);
     });
-    await parts.deltas.foldUnnamed([step.driveId]);
-    return;
+    work.doneBytes += cost;
+    work.freedBytes += Math.max(0, before - (await bytesOf(parts.ctx, [lower.id, upper.id])));
   }
-  if (step.kind === 'unlink') {
-    await unlinkLeaves(parts, step.files, progress);
-    return;
-  }
-  const before = (await ctx.store.diskBytes(step.lower.id)) + (await ctx.store.diskBytes(step.upper.id));
-  await merge(parts, step.lower, step.upper, control, progress);
-  const after = (await ctx.store.diskBytes(step.lower.id)) + (await ctx.store.diskBytes(step.upper.id));
-  progress.freedBytes += Math.max(0, before - after);
 }
 
-async function unlinkLeaves(parts: Parts, files: readonly FileRow[], progress: Progress): Promise<void> {
+async function freeze(parts: Parts, driveId: DriveId, work: Work): Promise<void> {
+  const { ctx } = parts;
+  await boundTop(parts, driveId, work.control);
+  await ctx.driveLocks.run([driveId], async () => {
+    if ((await findHead(ctx.catalog.db, driveId)) === undefined) return;
+    await pivotDrives(ctx, [{ driveId }], async () => undefined);
+  });
+  await parts.deltas.foldUnnamed([driveId]);
+}
+
+async function bytesOf(ctx: Context, ids: readonly number[]): Promise<number> {
+  let bytes = 0;
+  for (const id of ids) bytes += await ctx.store.diskBytes(id);
+  return bytes;
+}
+
+async function unlinkLeaves(parts: Parts, files: readonly FileRow[], work: Work): Promise<void> {
   const { ctx } = parts;
   const ids = files.map((file) => file.id);
   await parts.deltas.record(ids);
-  for (const id of ids) progress.freedBytes += await ctx.store.diskBytes(id);
-  await ctx.links.run(async () => {
-    await ctx.catalog.write((tx) => updateFiles(tx, ids, { state: 'dead' }));
-    ctx.step('unlink.marked');
-    if (ctx.graph().alive) await ctx.graph().tidy();
-    await removeDead(
-      ctx,
-      ids.filter((id) => !ctx.graph().isOpen(id)),
-    );
-  });
+  const dead = await ctx.links.run(() => ctx.catalog.write((tx) => markLeavesDead(tx, ids)));
+  if (dead.length === 0) throw new MovedError();
+  ctx.step('unlink.marked');
+  const before = await bytesOf(ctx, dead);
+  await discard(ctx, dead);
+  work.freedBytes += before - (await bytesOf(ctx, dead));
 }
 
-/** Merges a file nobody needs with the only one above it. Caller holds the tree. */
-async function merge(
-  parts: Parts,
-  lower: FileRow,
-  upper: FileRow,
-  control: WorkControl,
-  progress: Progress,
-): Promise<void> {
-  const { ctx } = parts;
-  await parts.deltas.record(upper.state === 'active' ? [lower.id] : [lower.id, upper.id]);
-  const lowerBytes = await dataBytes(parts, lower);
-  const upperBytes = await dataBytes(parts, upper);
-  if (lowerBytes === 0 && lower.backing_id !== null) {
-    const to = lower.backing_id;
-    await ctx.links.run(() =>
-      relink(ctx, { children: [upper.id], to, move: null, dead: [lower.id] }, noCommit, noCommit),
-    );
-    return;
+async function markLeavesDead(tx: Tx, ids: readonly number[]): Promise<number[]> {
+  const pinned = await pinnedAmong(tx, ids);
+  const dead: number[] = [];
+  for (const id of ids) {
+    const row = await findFile(tx, id);
+    if (row?.state === 'frozen' && !pinned.has(id) && !(await standsOn(tx, id))) dead.push(id);
   }
-  if (upper.state === 'active') return;
-  try {
-    if (upperBytes === 0 && upper.size_bytes === lower.size_bytes) await collapse(ctx, lower, upper);
-    else if (lowerBytes < upperBytes && !isOpen(ctx, upper)) await mergeUp(ctx, lower, upper, control);
-    else await mergeDown(ctx, lower, upper, control, progress, upperBytes);
-  } finally {
-    parts.allocations.forget(lower.id);
-    parts.allocations.forget(upper.id);
-  }
-}
-
-/** The upper file adds nothing: what stood on it, and its point, move to the lower one. */
-async function collapse(ctx: Context, lower: FileRow, upper: FileRow): Promise<void> {
-  await ctx.links.run(async () => {
-    const children = (await childrenOf(ctx.catalog.db, upper.id)).map((child) => child.id);
-    const move = { from: upper.id, to: lower.id };
-    await relink(ctx, { children, to: lower.id, move, dead: [upper.id] }, noCommit, noCommit);
-  });
-}
-
-function isOpen(ctx: Context, file: FileRow): boolean {
-  return ctx.graph().alive && ctx.graph().isOpen(file.id);
-}
-
-/**
- * The lower file's data moves into the upper one, which nobody has open; who wants to open it ends this first. Content never
- * changes; a repeat finds less to do.
- */
-async function mergeUp(ctx: Context, lower: FileRow, upper: FileRow, control: WorkControl): Promise<void> {
-  const below = lower.backing_id;
-  const moved = await ctx.graph().whileClosed(upper.id, async (evicted) => {
-    await rebase(ctx.store.pathOf(upper.id), below === null ? null : ctx.store.nameOf(below), {
-      signal: AbortSignal.any([control.signal, evicted]),
-      cwd: ctx.store.directory,
-    });
-  });
-  assertNotAborted(control.signal);
-  if (!moved) return;
-  ctx.step('merge-up.moved');
-  await ctx.links.run(() =>
-    relink(
-      ctx,
-      { children: [upper.id], to: below, move: null, dead: [lower.id] },
-      async (tx) => {
-        if (below === null) await updateFiles(tx, [upper.id], { level: lower.level });
-      },
-      noCommit,
-    ),
-  );
-}
-
-/** The upper file's data moves down into the lower one by a commit job in the daemon, which then takes the upper one's place. */
-async function mergeDown(
-  ctx: Context,
-  lower: FileRow,
-  upper: FileRow,
-  control: WorkControl,
-  progress: Progress,
-  weightBytes: number,
-): Promise<void> {
-  const graph = ctx.graph();
-  const intent = await ctx.catalog.write((tx) =>
-    insertIntent(tx, { kind: 'merge', plan: { upper: upper.id, lower: lower.id } }),
-  );
-  ctx.step('merge.intended');
-  const standIn = await ctx.catalog.write((tx) =>
-    tx
-      .insertInto('qcow2_files')
-      .values({
-        backing_id: upper.id,
-        state: 'dead',
-        drive_id: upper.drive_id,
-        size_bytes: upper.size_bytes,
-        level: 0,
-        data_bytes: 0,
-        created_at: upper.created_at,
-      })
-      .returning('id')
-      .executeTakeFirstOrThrow(),
-  );
-  const root = `job:${standIn.id}`;
-  const jobId = `j${intent}`;
-  try {
-    await ctx.store.createOverlay(standIn.id, upper.size_bytes, upper.id);
-    const chain = await chainOf(ctx.catalog.db, upper.id);
-    await graph.open(root, [{ id: standIn.id, backing_id: upper.id }, ...chain], { writable: false });
-    ctx.step('merge.started');
-    await graph.commitDown(jobId, { upper: upper.id, lower: lower.id, standIn: standIn.id }, control, {
-      doneBytes: progress.doneBytes,
-      weightBytes,
-    });
-    ctx.step('merge.pending');
-    await ctx.links.run(async () => {
-      await graph.finishCommit(jobId);
-      ctx.step('merge.finished');
-      await settleMerge(ctx, intent, lower, upper);
-      await graph.dismissJob(jobId);
-    });
-    progress.doneBytes += weightBytes;
-  } catch (error) {
-    if (graph.alive) await ctx.catalog.write((tx) => deleteIntent(tx, intent));
-    throw error;
-  } finally {
-    if (graph.alive) {
-      await graph.release(root);
-      await removeDead(ctx, graph.isOpen(standIn.id) ? [] : [standIn.id]);
-      await sweepDead(ctx, [upper.drive_id]);
-    }
-  }
-}
-
-/** The commit job has taken effect in the daemon: the catalog follows. Also how recovery ends a merge that got so far. */
-export async function settleMerge(ctx: Context, intent: number, lower: FileRow, upper: FileRow): Promise<void> {
-  const children = await childrenOf(ctx.catalog.db, upper.id);
-  for (const id of ctx.graph().childrenOf(upper.id)) ctx.graph().noteBacking(id, lower.id);
-  await relink(
-    ctx,
-    {
-      children: children.map((child) => child.id),
-      to: lower.id,
-      move: { from: upper.id, to: lower.id },
-      dead: [upper.id],
-    },
-    async (tx) => {
-      await deleteIntent(tx, intent);
-      await updateFiles(tx, [lower.id], { size_bytes: Math.max(lower.size_bytes, upper.size_bytes) });
-    },
-    noCommit,
-  );
+  await markDead(tx, dead);
+  return dead;
 }
 
 /** Bytes that would come back if this file alone were no longer needed. */
 export async function freedWithout(parts: Parts, fileId: number): Promise<number> {
-  const { ctx } = parts;
-  const file = await getFile(ctx.catalog.db, fileId);
-  const needs = await ctx.catalog.db
+  const { ctx, allocations } = parts;
+  const { db } = ctx.catalog;
+  const file = await getFile(db, fileId);
+  const needs = await db
     .selectFrom('qcow2_points')
     .select('drive_snapshot_id')
     .where('file_id', '=', fileId)
     .execute();
-  if (needs.length > 1) return 0;
-  const above = await childrenOf(ctx.catalog.db, fileId);
-  const own = (await parts.allocations.frozen(fileId)).data;
+  const above = await childrenOf(db, fileId);
   const [upper] = above;
-  if (above.length > 1) return 0;
-  if (upper !== undefined) {
-    const over =
-      upper.state === 'active'
-        ? await parts.allocations.top(upper.drive_id, upper.id)
-        : await parts.allocations.frozen(upper.id);
-    return sumExtents(intersectExtents(own, over.all));
-  }
-  let bytes = sumExtents(own);
+  if (needs.length > 1 || above.length > 1) return 0;
+  if (upper !== undefined) return mergedAway(parts, fileId, upper);
+  let bytes = sumExtents((await allocations.frozen(fileId)).data);
+  let gone = fileId;
   for (let below = file.backing_id; below !== null; ) {
-    const pinned = await pinnedAmong(ctx.catalog.db, [below]);
-    if (pinned.size > 0 || (await childrenOf(ctx.catalog.db, below)).length > 1) break;
-    bytes += sumExtents((await parts.allocations.frozen(below)).data);
-    below = (await getFile(ctx.catalog.db, below)).backing_id;
+    if ((await pinnedAmong(db, [below])).size > 0) break;
+    const others = (await childrenOf(db, below)).filter((child) => child.id !== gone);
+    const [other] = others;
+    if (others.length > 1) break;
+    if (other !== undefined) return bytes + (await mergedAway(parts, below, other));
+    bytes += sumExtents((await allocations.frozen(below)).data);
+    gone = below;
+    below = (await getFile(db, below)).backing_id;
   }
   return bytes;
+}
+
+/** Data of a file that the one above it hides: what merging the two gives back. */
+async function mergedAway(parts: Parts, lowerId: number, upper: FileRow): Promise<number> {
+  const { allocations } = parts;
+  const over = await (upper.state === 'active'
+    ? allocations.top(upper.drive_id, upper.id)
+    : allocations.frozen(upper.id));
+  return sumExtents(intersectExtents((await allocations.frozen(lowerId)).data, over.all));
 }

@@ -6,7 +6,7 @@ import { sql } from 'kysely';
 import type { Db } from '../../catalog/catalog.ts';
 import type { Qcow2FileRow, Qcow2LayerRow, Schema } from '../../catalog/schema.ts';
 import type { Selectable, Updateable } from 'kysely';
-import { notFound } from '../../core/errors.ts';
+import { CalotypeError, notFound } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
 import { nowUs } from '../../core/time.ts';
 
@@ -220,4 +220,21 @@ export async function deleteIntent(db: Db, id: number): Promise<void> {
 export async function listIntents(db: Db): Promise<{ id: number; intent: Intent }[]> {
   const rows = await db.selectFrom('qcow2_intents').selectAll().orderBy('id').execute();
   return rows.map((row) => ({ id: row.id, intent: { kind: row.kind, plan: JSON.parse(row.plan_json) } as Intent }));
+}
+
+/**
+ * A relink that could not be finished, not even by recovery, leaves its files' true backing in doubt: nothing may be planned
+ * on them. Caller holds the files' tree, so that none of these is merely under way. @throws layer_damaged
+ */
+export async function assertNoOpenRelink(db: Db, fileIds: readonly number[]): Promise<void> {
+  const here = new Set(fileIds);
+  for (const { id, intent } of await listIntents(db)) {
+    if (intent.kind !== 'relink') continue;
+    const { children, to, dead } = intent.plan;
+    if (![...children, ...dead, ...(to === null ? [] : [to])].some((file) => here.has(file))) continue;
+    throw new CalotypeError('layer_damaged', 'An earlier change of these layers could not be finished.', {
+      intent: id,
+      remedy: 'Run the doctor; it says what is in the way.',
+    });
+  }
 }

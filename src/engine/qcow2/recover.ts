@@ -6,11 +6,13 @@
 import type { ExportRow } from '../../catalog/schema.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId } from '../../core/ids.ts';
-import { isEmptyOverlay, readHeader } from '../../qemu/qcow2.ts';
+import { NbdClient } from '../../qemu/nbd-client.ts';
+import { isEmptyOverlay } from '../../qemu/qcow2.ts';
 import { type Context, removeDead } from './context.ts';
+import { asSpaceError } from './file-store.ts';
 import type { JobInfo } from './graph.ts';
+import { restoreHeaders, settleMerge } from './merge.ts';
 import { adoptTop, dropSpare, prepareSpare } from './pivot.ts';
-import { settleMerge } from './reclaim.ts';
 import {
   chainOf,
   childrenOf,
@@ -18,7 +20,6 @@ import {
   findFile,
   findHead,
   findPoint,
-  getFile,
   type Intent,
   listIntents,
   type RevertPlan,
@@ -33,24 +34,38 @@ export async function recover(ctx: Context, daemonAdopted: boolean): Promise<str
   const report: string[] = [];
   await keepNumbersAhead(ctx, report);
   const exports = await ctx.catalog.db.selectFrom('exports').selectAll().execute();
-  if (daemonAdopted) await relearn(ctx, exports, report);
+  const jobs = daemonAdopted ? await relearn(ctx, exports, report) : [];
   const intents = await listIntents(ctx.catalog.db);
   const reverting = new Set<DriveId>();
   for (const { intent } of intents) {
     if (intent.kind === 'revert') for (const target of intent.plan.targets) reverting.add(target.driveId);
   }
   await adoptTops(ctx, reverting, report);
-  const jobs = daemonAdopted ? await ctx.graph().jobs() : [];
+  const stuck = new Set<DriveId>();
   for (const { id, intent } of intents) {
-    await finishIntent(ctx, id, intent, jobs, report);
+    try {
+      await finishIntent(ctx, id, intent, jobs, report);
+    } catch (error) {
+      if (mayPass(ctx, error)) throw error;
+      if (intent.kind === 'revert') for (const target of intent.plan.targets) stuck.add(target.driveId);
+      report.push(`Change ${id} of layers (${intent.kind}) could not be finished: ${reasonOf(error)}`);
+    }
   }
-  for (const job of jobs) {
-    if (!intents.some(({ id }) => job.id === `j${id}`)) await endJob(ctx, job);
-  }
+  for (const job of jobs) await ctx.graph().endJob(job.id);
   if (daemonAdopted) await ctx.graph().tidy();
   await dropLeftovers(ctx, report);
-  await openExports(ctx, exports, report);
+  await openExports(ctx, exports, stuck, report);
   return report;
+}
+
+/** Whether trying again can help: then recovery as a whole is tried again. Else the rest is served, and the doctor tells. */
+function mayPass(ctx: Context, error: unknown): boolean {
+  const full = asSpaceError(error);
+  return !ctx.graph().alive || (full instanceof CalotypeError && full.code === 'space_exhausted');
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }
 
 /** A catalog restored from an older copy must not hand out the number of a file that exists. */
@@ -81,8 +96,8 @@ async function keepNumbersAhead(ctx: Context, report: string[]): Promise<void> {
   report.push(`Layer numbers continue above ${highest}, the highest file found.`);
 }
 
-/** The daemon is still there: which drives are open, and on what. */
-async function relearn(ctx: Context, exports: readonly ExportRow[], report: string[]): Promise<void> {
+/** The daemon is still there: which drives are open, and on what. @returns the jobs it had, none of which still runs */
+async function relearn(ctx: Context, exports: readonly ExportRow[], report: string[]): Promise<JobInfo[]> {
   const graph = ctx.graph();
   for (const job of await graph.jobs()) await settleJob(ctx, job);
   await graph.learn();
@@ -97,6 +112,7 @@ async function relearn(ctx: Context, exports: readonly ExportRow[], report: stri
     graph.setRoot(`export:${row.id}`, found.fileId);
     if (row.drive_id !== null) graph.setRoot(`drive:${row.drive_id}`, found.fileId);
   }
+  return graph.jobs();
 }
 
 /** Overlays that a drive moved onto without the catalog learning of it. */
@@ -143,16 +159,12 @@ async function finishIntent(
   } else await finishMergeIntent(ctx, id, intent.plan, jobs, report);
 }
 
+/** An overlay that was cut short, or that nothing was written to, is made afresh; one with data is what clients wrote since. */
 async function finishRevertIntent(ctx: Context, id: number, plan: RevertPlan): Promise<void> {
   for (const target of plan.targets) {
-    const overlay = await getFile(ctx.catalog.db, target.overlay);
-    const sound = await readHeader(ctx.store.pathOf(overlay.id)).then(
-      () => true,
-      () => false,
-    );
-    if (sound) continue;
-    await ctx.store.remove([overlay.id]);
-    await ctx.store.createOverlay(overlay.id, overlay.size_bytes, overlay.backing_id);
+    if (ctx.graph().isOpen(target.overlay) || (await holdsData(ctx, target.overlay))) continue;
+    await ctx.store.remove([target.overlay]);
+    await ctx.store.createOverlay(target.overlay, target.sizeBytes, target.backing);
   }
   await finishRevert(ctx, id, plan, noCommit);
 }
@@ -168,57 +180,29 @@ async function finishMergeIntent(
   const upper = await findFile(ctx.catalog.db, plan.upper);
   const lower = await findFile(ctx.catalog.db, plan.lower);
   const job = jobs.find((item) => item.id === `j${id}`);
-  if (upper === undefined || lower === undefined) {
-    await ctx.catalog.write((tx) => deleteIntent(tx, id));
-    return;
-  }
-  const children = await childrenOf(ctx.catalog.db, upper.id);
-  const movedOn = children.some((child) => graph.backingOf(child.id) === lower.id);
-  const done = (job?.status === 'concluded' && job.error === undefined) || movedOn;
-  if (done) {
+  const children = upper === undefined ? [] : await childrenOf(ctx.catalog.db, upper.id);
+  const carriedOut =
+    (job?.status === 'concluded' && job.error === undefined) ||
+    children.some((child) => graph.backingOf(child.id) === lower?.id);
+  if (upper !== undefined && lower !== undefined && carriedOut) {
     await settleMerge(ctx, id, lower, upper);
     report.push('Finished a merge.');
-  } else {
-    await ctx.catalog.write((tx) => deleteIntent(tx, id));
-    report.push('Put an interrupted merge back; it will be done again.');
+    return;
   }
-  if (job !== undefined) await endJob(ctx, job);
-  if (!done) await restoreHeaders(ctx, [upper.id, ...children.map((child) => child.id)]);
-}
-
-/** A daemon that died while a merge took effect may have rewritten some headers; the catalog's word holds. */
-async function restoreHeaders(ctx: Context, ids: readonly number[]): Promise<void> {
-  for (const id of ids) {
-    const row = await getFile(ctx.catalog.db, id);
-    if (ctx.graph().isOpen(id)) continue;
-    const header = await readHeader(ctx.store.pathOf(id));
-    const wanted = row.backing_id === null ? null : ctx.store.nameOf(row.backing_id);
-    if (header.backing !== wanted) await ctx.store.setBacking(id, row.backing_id);
-  }
+  if (upper !== undefined) await restoreHeaders(ctx, upper);
+  await ctx.catalog.write((tx) => deleteIntent(tx, id));
+  report.push('Put an interrupted merge back; it will be done again.');
 }
 
 /** Jobs put nodes of their own into the graph: one that had moved all its data takes effect, any other is cancelled. */
 async function settleJob(ctx: Context, job: JobInfo): Promise<void> {
-  if (job.status === 'pending') {
-    await ctx.graph().finishCommit(job.id);
-    return;
-  }
-  for (let status = job.status; status !== 'concluded'; ) {
-    await ctx.graph().qmp.execute('job-cancel', { id: job.id }).catch(() => undefined);
-    const found = (await ctx.graph().jobs()).find((item) => item.id === job.id);
-    if (found === undefined) return;
-    status = found.status;
-  }
+  if (job.status === 'pending') await ctx.graph().finishCommit(job.id).catch(ifRefused);
+  else if (job.status !== 'concluded') await ctx.graph().endJob(job.id);
 }
 
-async function endJob(ctx: Context, job: JobInfo): Promise<void> {
-  const qmp = ctx.graph().qmp;
-  const now = async (): Promise<JobInfo | undefined> => (await ctx.graph().jobs()).find((item) => item.id === job.id);
-  for (let found = await now(); found !== undefined; found = await now()) {
-    if (found.status === 'concluded') await qmp.execute('job-dismiss', { id: job.id }).catch(() => undefined);
-    else await qmp.execute('job-cancel', { id: job.id }).catch(() => undefined);
-    await new Promise((resolve) => setImmediate(resolve));
-  }
+/** What a job says of itself is looked at later; only a daemon that is gone ends recovery here. */
+function ifRefused(error: unknown): void {
+  if (!(error instanceof CalotypeError) || error.code !== 'engine_failed') throw error;
 }
 
 /** Files that were planned and never used, spares of drives that are not open, and the dead. */
@@ -248,24 +232,67 @@ async function dropLeftovers(ctx: Context, report: string[]): Promise<void> {
       ]),
     )
     .execute();
-  const ids = rows.map((row) => row.id).filter((id) => !ctx.graph().isOpen(id));
+  const kept = new Set((await listIntents(ctx.catalog.db)).flatMap(({ intent }) => filesOf(intent)));
+  const ids = rows.map((row) => row.id).filter((id) => !ctx.graph().isOpen(id) && !kept.has(id));
   await removeDead(ctx, ids);
   if (ids.length > 0) report.push(`Removed ${ids.length} unused layer files.`);
 }
 
-/** Every recorded export is served again. */
-async function openExports(ctx: Context, exports: readonly ExportRow[], report: string[]): Promise<void> {
+/** The files of a change that could not be finished: they may hold the only copy of something. */
+function filesOf(intent: Intent): number[] {
+  if (intent.kind === 'merge') return [intent.plan.upper, intent.plan.lower];
+  if (intent.kind === 'revert') return intent.plan.targets.flatMap((target) => [target.top, target.overlay]);
+  return [...intent.plan.children, ...intent.plan.dead, ...(intent.plan.to === null ? [] : [intent.plan.to])];
+}
+
+/** Every recorded export is served again, at the size its drive has by now; but none of a drive whose state is in doubt. */
+async function openExports(
+  ctx: Context,
+  exports: readonly ExportRow[],
+  stuck: ReadonlySet<DriveId>,
+  report: string[],
+): Promise<void> {
   for (const row of exports) {
-    if (ctx.graph().rootNamed(`export:${row.id}`) !== undefined) continue;
     try {
+      if (row.drive_id !== null && stuck.has(row.drive_id)) throw new CalotypeError('layer_damaged');
+      if (ctx.graph().rootNamed(`export:${row.id}`) !== undefined) {
+        if (row.drive_id !== null) await keepServing(ctx, row, row.drive_id, report);
+        continue;
+      }
       await openExport(ctx, row);
       report.push(`Serves export ${row.name} again.`);
     } catch (error) {
-      const reason = error instanceof CalotypeError ? error.message : String(error);
-      ctx.logger.warn(`Export ${row.id} could not be served again: ${reason}`);
-      report.push(`Export ${row.name} could not be served again: ${reason}`);
+      if (!ctx.graph().alive) throw error;
+      ctx.logger.warn(`Export ${row.id} could not be served again: ${reasonOf(error)}`);
+      report.push(`Export ${row.name} could not be served again: ${reasonOf(error)}`);
     }
   }
+}
+
+async function keepServing(ctx: Context, row: ExportRow, driveId: DriveId, report: string[]): Promise<void> {
+  if (await serveAtSize(ctx, row, driveId)) report.push(`Serves export ${row.name} at the size its drive has grown to.`);
+  if (row.writable === 1) ctx.background(() => prepareSpare(ctx, driveId));
+}
+
+/** An export keeps the size it began with: after growth it begins again, and its clients connect again. @returns whether it had to */
+export async function serveAtSize(ctx: Context, row: ExportRow, driveId: DriveId): Promise<boolean> {
+  const graph = ctx.graph();
+  const top = graph.rootNamed(`drive:${driveId}`);
+  const file = top === undefined ? undefined : await findFile(ctx.catalog.db, top);
+  if (file === undefined) return false;
+  const served = await servedBytes(graph.daemon.nbdSocketPath, row.name);
+  if (served === file.size_bytes) return false;
+  await graph.removeExport(row.id);
+  await graph.addExport(row.id, row.name, file.id, row.writable === 1);
+  return true;
+}
+
+/** Null when nothing is served under that name. */
+async function servedBytes(socketPath: string, exportName: string): Promise<number | null> {
+  const client = await NbdClient.connect({ kind: 'unix', path: socketPath }, { exportName }).catch(() => null);
+  if (client === null) return null;
+  await client.close();
+  return client.sizeBytes;
 }
 
 async function openExport(ctx: Context, row: ExportRow): Promise<void> {

@@ -17,6 +17,8 @@ import {
   updateFiles,
 } from './records.ts';
 
+const noCommit: CommitHook = async () => undefined;
+
 /**
  * Records the intent, beside whatever else becomes true with it, and carries it out. Caller holds `links`, and discards
  * the files that come back once it has let go of them. A failure before the intent changes nothing; after it, recovery takes over.
@@ -25,7 +27,7 @@ export async function relink(
   ctx: Context,
   plan: RelinkPlan,
   begin: CommitHook,
-  commit: CommitHook,
+  commit: CommitHook = noCommit,
 ): Promise<readonly number[]> {
   const intent = await ctx.catalog.write(async (tx) => {
     await begin(tx);
@@ -35,7 +37,8 @@ export async function relink(
   try {
     return await finishRelink(ctx, intent, plan, commit);
   } catch (error) {
-    ctx.distrust(error);
+    // The caller's own records may be what failed; the files are to agree with the catalog in any case.
+    await finishRelink(ctx, intent, plan, noCommit).catch(() => ctx.distrust(error));
     throw error;
   }
 }
@@ -70,7 +73,8 @@ export async function finishRelink(
   return dead;
 }
 
-async function relinkOne(ctx: Context, child: number, to: number | null): Promise<void> {
+/** Makes the daemon and the image header say what a file stands on; what they say already is left alone. Caller holds `links`. */
+export async function relinkOne(ctx: Context, child: number, to: number | null): Promise<void> {
   const row = await findFile(ctx.catalog.db, child);
   if (row === undefined || row.state === 'dead') return;
   const graph = ctx.graph();

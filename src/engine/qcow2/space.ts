@@ -88,4 +88,9 @@ export class SpaceGuard {
     this.#at = 0;
     return had;
   }
+
+  /** Gives it up when that is what an error calls for. */
+  async giveReserveIf(error: unknown): Promise<void> {
+    if (error instanceof CalotypeError && error.code === 'space_exhausted') await this.giveReserve();
+  }
 }

@@ -36,7 +36,7 @@ import { downloadMedia, downloadQuery, sendDownload } from '../transfer.ts';
 import { settle } from '../wait.ts';
 
 const params = Type.Object({ driveId: uuid<DriveId>() });
-const formatField = oneOf(imageFormats);
+export const formatField = oneOf(imageFormats);
 const sortField = Type.Optional(oneOf(['created', 'name', 'state', 'number']));
 const createErrors = [
   'forbidden',
@@ -49,7 +49,7 @@ const createErrors = [
   'engine_failed',
   'engine_unavailable',
 ] as const;
-const importErrors = [
+export const importErrors = [
   ...createErrors,
   'invalid_size',
   'image_format_unknown',
@@ -387,66 +387,5 @@ export function driveRoutes(app: App, context: AppContext): void {
       const download = await drives.download(callerOf(request), request.params.driveId, request.query.format ?? 'raw');
       return sendDownload(request, reply, download);
     },
-  });
-
-  importRoute(app, context);
-}
-
-/** The one route that takes a raw body: it is never buffered, the service reads it as it comes. */
-function importRoute(app: App, context: AppContext): void {
-  const { drives } = context.service;
-  app.register(async (scope: App) => {
-    scope.removeAllContentTypeParsers();
-    scope.addContentTypeParser('*', (request, payload, done) => {
-      const type = request.headers['content-type'];
-      if (type !== undefined && !type.startsWith('application/octet-stream')) {
-        done(new CalotypeError('unsupported_media_type', 'Send the image as application/octet-stream.'));
-      } else done(null, payload);
-    });
-    scope.post(
-      '/v1/drives/import',
-      {
-        schema: {
-          ...describe('importDrive', 'drives', 'Create a drive from an uploaded image'),
-          querystring: strict({
-            name: nameField,
-            format: formatField,
-            description: Type.Optional(Type.String({ maxLength: 4096 })),
-            tag: Type.Optional(Type.Array(Type.String({ minLength: 1, maxLength: 64 }))),
-          }),
-          response: { 201: driveTaskAnswer, 202: driveTaskAnswer },
-        },
-        config: {
-          notes: {
-            errors: [...importErrors, 'unsupported_media_type'],
-            idempotent: true,
-            refusesExisting: true,
-            waits: true,
-            requestMedia: 'application/octet-stream',
-          },
-        },
-      },
-      async (request, reply) => {
-        const caller = callerOf(request);
-        const length = Number(request.headers['content-length'] ?? 0);
-        if (length > context.maxImportBytes) {
-          throw new CalotypeError('image_too_large', `An image may have at most ${context.maxImportBytes} bytes.`, {
-            limitBytes: context.maxImportBytes,
-          });
-        }
-        const { tag, ...query } = request.query;
-        const made = await drives.import(
-          caller,
-          { ...query, ...(tag === undefined ? {} : { tags: tag }), source: { stream: request.raw } },
-          createOptions(request),
-        );
-        const task = await settle(context, request, reply, made.task, {
-          status: 201,
-          location: `/v1/drives/${made.drive.id}`,
-        });
-        const drive = task === made.task ? made.drive : await drives.get(caller, made.drive.id);
-        return { task: presentTask(task), drive: presentDrive(drive) };
-      },
-    );
   });
 }
