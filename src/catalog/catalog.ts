@@ -11,7 +11,7 @@ import { migrations } from './migrations.ts';
 import { prepare } from './prepared.ts';
 import type { Schema } from './schema.ts';
 import { createTotals } from './snapshot-totals.ts';
-import { openSqlite } from './sqlite.ts';
+import { type Generation, openSqlite } from './sqlite.ts';
 
 /** A transaction of the catalog. Work inside it must await nothing but the catalog. */
 export type Tx = Transaction<Schema>;
@@ -37,9 +37,17 @@ export class Catalog {
   readonly #waiting: Waiting[] = [];
   #writing = false;
 
-  private constructor(db: Kysely<Schema>, close: () => Promise<void>) {
+  readonly #generation: Generation;
+
+  private constructor(db: Kysely<Schema>, generation: Generation, close: () => Promise<void>) {
     this.db = db;
+    this.#generation = generation;
     this.#close = close;
+  }
+
+  /** Grows with every statement that may change a row. What was read at one generation still holds at the same one. */
+  get generation(): number {
+    return this.#generation.value;
   }
 
   /**
@@ -49,7 +57,7 @@ export class Catalog {
   static async open(directory: string): Promise<Catalog> {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     const path = join(directory, 'catalog.db');
-    const { dialect, raw } = openForUse(path);
+    const { dialect, raw, generation } = openForUse(path);
     const words: Record<string, string> = {
       serial: 'integer primary key autoincrement',
       bigint: 'integer',
@@ -72,7 +80,7 @@ export class Catalog {
     }
     createTotals(raw);
     const db = new Kysely<Schema>({ dialect });
-    return new Catalog(db, () => db.destroy());
+    return new Catalog(db, generation, () => db.destroy());
   }
 
   /**

@@ -7,17 +7,28 @@ import { SqliteDialect, type SqliteStatement } from 'kysely';
 
 const cachedStatements = 500;
 
+/** Counts statements that may have changed something, so that readers can tell whether what they remember still holds. */
+export interface Generation {
+  value: number;
+}
+
+const readsOnly = /^\s*(select|begin|commit|rollback|savepoint|release|with\b(?!.*\b(insert|update|delete)\b))/is;
+
 class Statement implements SqliteStatement {
   readonly reader: boolean;
   readonly #statement: StatementSync;
-  constructor(statement: StatementSync) {
+  readonly #generation: Generation | null;
+  constructor(statement: StatementSync, sql: string, generation: Generation) {
     this.#statement = statement;
     this.reader = statement.columns().length > 0;
+    this.#generation = readsOnly.test(sql) ? null : generation;
   }
   all(parameters: readonly unknown[]): unknown[] {
+    if (this.#generation !== null) this.#generation.value++;
     return this.#statement.all(...(parameters as readonly SQLInputValue[]));
   }
   run(parameters: readonly unknown[]): { changes: number | bigint; lastInsertRowid: number | bigint } {
+    if (this.#generation !== null) this.#generation.value++;
     return this.#statement.run(...(parameters as readonly SQLInputValue[]));
   }
   iterate(parameters: readonly unknown[]): IterableIterator<unknown> {
@@ -29,6 +40,7 @@ export interface SqliteHandle {
   dialect: SqliteDialect;
   /** The connection itself, for migrations and pragmas only. */
   raw: DatabaseSync;
+  generation: Generation;
 }
 
 export function openSqlite(path: string): SqliteHandle {
@@ -40,11 +52,12 @@ export function openSqlite(path: string): SqliteHandle {
     pragma temp_store = memory;
     pragma journal_size_limit = 67108864;
   `);
+  const generation: Generation = { value: 0 };
   const statements = new Map<string, Statement>();
   const prepare = (sql: string): Statement => {
     const known = statements.get(sql);
     if (known !== undefined) return known;
-    const statement = new Statement(raw.prepare(sql));
+    const statement = new Statement(raw.prepare(sql), sql, generation);
     if (statements.size >= cachedStatements) {
       const oldest = statements.keys().next().value;
       if (oldest !== undefined) statements.delete(oldest);
@@ -52,5 +65,5 @@ export function openSqlite(path: string): SqliteHandle {
     statements.set(sql, statement);
     return statement;
   };
-  return { raw, dialect: new SqliteDialect({ database: { prepare, close: () => raw.close() } }) };
+  return { raw, generation, dialect: new SqliteDialect({ database: { prepare, close: () => raw.close() } }) };
 }

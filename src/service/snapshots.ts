@@ -6,9 +6,11 @@ import { findSnapshot, insertSnapshot, snapshotNameExists } from '../catalog/sna
 import { replaceTags } from '../catalog/tags.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
+import type { Snapshot } from '../core/model.ts';
 import { checkName } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { assertDriveReady, driveRow, ownerOf, partRow, readableSnapshot, snapshotRow } from './access.ts';
+import { BoundedMap } from './bounded-map.ts';
 import { cloneSnapshot } from './clones.ts';
 import type { Context } from './context.ts';
 import { downloadSnapshot } from './downloads.ts';
@@ -23,9 +25,12 @@ import { deleteSnapshot } from './snapshot-delete.ts';
 import { listSnapshots, snapshotTree } from './snapshot-lists.ts';
 
 export const maxGroup = 64;
+const rememberedSnapshots = 2000;
 
 export function snapshotUseCases(context: Context): SnapshotUseCases {
-  const { catalog, engine, runner, sizes } = context;
+  const { catalog, engine, exports, runner, sizes } = context;
+  /** What polling clients ask again and again, valid as long as no row changes. */
+  const remembered = new BoundedMap<SnapshotId, { generation: number; snapshot: Snapshot }>(rememberedSnapshots);
 
   return {
     create(caller, input, options) {
@@ -110,8 +115,16 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
     list: (caller, filter, sort, page) => listSnapshots(context, caller, filter, sort, page),
 
     async get(caller, id) {
+      const { generation } = catalog;
+      const known = remembered.get(id);
+      const holds = known?.generation === generation && known.snapshot.projectId === caller.projectId;
+      if (known !== undefined && holds && caller.role !== 'guest') return known.snapshot;
       const record = await readableSnapshot(catalog.db, caller, id);
-      return toSnapshot(record, await sizes.fresh([record]));
+      const snapshot = toSnapshot(record, await sizes.fresh([record]));
+      // Under a writer sizes grow without the catalog's knowing.
+      if (!snapshot.parts.some((part) => exports.mayBeWritten(part.driveId)))
+        remembered.set(id, { generation, snapshot });
+      return snapshot;
     },
 
     async getByPart(caller, id) {

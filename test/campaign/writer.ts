@@ -148,11 +148,15 @@ export class Writer {
     if (this.#client !== client) return;
     this.#client = undefined;
     void client.close();
-    const died = this.#deps.daemonIsDead(this.#daemonPid) || this.#deps.daemon() !== this.#daemonPid;
-    if (!this.expectsCut || died) this.#deps.ledger.crashed(this.drive);
-    if (!this.expectsCut && !died) {
-      this.#deps.counters.cuts.push(`${this.drive}: ${error instanceof Error ? error.message : String(error)}`);
-    }
+    const pid = this.#daemonPid;
+    const { daemon, daemonIsDead, ledger, counters } = this.#deps;
+    if (!this.expectsCut || daemonIsDead(pid) || daemon() !== pid) ledger.crashed(this.drive);
+    if (this.expectsCut) return;
+    // A process that is being killed closes its sockets a little before it is gone.
+    setTimeout(() => {
+      if (daemonIsDead(pid)) return;
+      counters.cuts.push(`${this.drive}: ${error instanceof Error ? error.message : String(error)}`);
+    }, 300).unref();
   }
 
   async #connected(): Promise<NbdClient | undefined> {

@@ -27,7 +27,7 @@ import {
   pinnedAmong,
   updateFiles,
 } from './records.ts';
-import { relink } from './relink.ts';
+import { relink, settleHeaders } from './relink.ts';
 import { steered, untilWanted } from './steered.ts';
 
 /** Files of one level that are folded together. Six keeps 1,000 snapshots at 21 files with three twins of each change. */
@@ -108,6 +108,7 @@ async function foldOnce(parts: Parts, driveId: DriveId, control: WorkControl): P
   );
   await untilWanted(control);
   await parts.deltas.record([run.newest.id]);
+  await settleHeaders(ctx, await chainOf(ctx.catalog.db, run.newest.id));
   const twin = await buildTwin(ctx, run, control);
   const dead = await ctx.links.run(async () => {
     const children = (await childrenOf(ctx.catalog.db, run.newest.id)).map((child) => child.id);
@@ -167,6 +168,7 @@ export async function flattenDrive(
         db,
         chain.map((file) => file.id),
       );
+      await settleHeaders(ctx, chain.slice(1));
       const flat = await buildFlat(ctx, driveId, below, control);
       const plan = { children: [top.id], to: flat, move: null, dead: [] };
       return ctx.links.run(() => relink(ctx, plan, (tx) => updateFiles(tx, [flat], { state: 'frozen' }), commit));

@@ -35,6 +35,7 @@ import { Graph } from './graph.ts';
 import { dropSpare, maxDepth, pivotDrives, topDepth } from './pivot.ts';
 import { type Parts, reclaim, sweepDead } from './reclaim.ts';
 import {
+  findFile,
   findHead,
   findPoint,
   getFile,
@@ -388,11 +389,10 @@ export class Qcow2Engine implements Engine {
     return this.#run(async () => {
       if (from === null) return dataOf(this.#parts, to);
       const extents = await this.#parts.deltas.between(from, to);
-      const fileId =
-        'drive' in to
-          ? (await getHead(this.#ctx.catalog.db, to.drive)).file_id
-          : (await getPoint(this.#ctx.catalog.db, to.point)).file_id;
-      return clipExtents(extents, (await getFile(this.#ctx.catalog.db, fileId)).size_bytes);
+      const { db } = this.#ctx.catalog;
+      const { file_id: fileId } = 'drive' in to ? await getHead(db, to.drive) : await getPoint(db, to.point);
+      const file = await findFile(db, fileId);
+      return file === undefined ? extents : clipExtents(extents, file.size_bytes);
     });
   }
 

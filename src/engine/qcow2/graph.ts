@@ -235,22 +235,17 @@ export class Graph {
 
   /**
    * `pivot` onto an overlay and, in the same write, exchange of the overlay's backing: the revert of an exported drive. The
-   * chain of `backing` must be open. With `header` the overlay's image header is made to say so too. Throws when QEMU refused
-   * any part; the mirror then says what was done: an overlay on its point, on the old top, or not yet in place.
+   * chain of `backing` must be open; image headers are left as they are. Throws when QEMU refused any part; the mirror then
+   * says what was done: an overlay on its point, on the old top, or not yet in place.
    */
-  async pivotOnto(
-    pairs: readonly { top: number; overlay: number; backing: number; header: boolean }[],
-  ): Promise<void> {
+  async pivotOnto(pairs: readonly { top: number; overlay: number; backing: number }[]): Promise<void> {
     await this.#shape.run(async () => {
       const snapshots: QmpCommand[] = pairs.map((pair) => ({
         execute: 'blockdev-snapshot',
         arguments: { node: this.nodeName(pair.top), overlay: this.nodeName(pair.overlay) },
       }));
       const exchanges: QmpCommand[] = pairs.map((pair) => this.#reopenCommand(pair.overlay, pair.backing));
-      const headers: QmpCommand[] = pairs.flatMap((pair) =>
-        pair.header ? [this.#headerCommand(pair.overlay, pair.overlay, pair.backing)] : [],
-      );
-      const results = await this.qmp.executeEach([...snapshots, ...exchanges, ...headers]);
+      const results = await this.qmp.executeEach([...snapshots, ...exchanges]);
       for (const [at, pair] of pairs.entries()) {
         if (results[at]?.status !== 'fulfilled') continue;
         this.#notePivot(pair);

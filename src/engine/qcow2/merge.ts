@@ -24,7 +24,7 @@ import {
   pinnedAmong,
   updateFiles,
 } from './records.ts';
-import { relink, relinkOne } from './relink.ts';
+import { relink, relinkOne, settleHeaders } from './relink.ts';
 import { steered } from './steered.ts';
 
 /** Told the share of the merge that is done, 0 to 1. */
@@ -122,6 +122,7 @@ async function mergeUp(
   onShare: ShareListener,
 ): Promise<void> {
   const below = lower.backing_id;
+  await settleHeaders(ctx, await chainOf(ctx.catalog.db, upper.id));
   const intent = await beginMerge(ctx, lower, upper);
   const restore = (): Promise<void> => ctx.store.setBacking(upper.id, lower.id);
   const bytes: WorkControl = { ...steering(control), progress: (done, total) => onShare(total > 0 ? done / total : 0) };

@@ -177,7 +177,9 @@ export async function lineageOf(db: Db, layerId: number): Promise<LayerRow[]> {
 export type Intent =
   | { kind: 'relink'; plan: RelinkPlan }
   | { kind: 'merge'; plan: { upper: number; lower: number } }
-  | { kind: 'revert'; plan: RevertPlan };
+  | { kind: 'revert'; plan: RevertPlan }
+  /** Files whose header may name another backing than the catalog does. */
+  | { kind: 'headers'; plan: { files: number[] } };
 
 /** Files whose backing changes to one that holds the same content. */
 export interface RelinkPlan {
@@ -211,6 +213,14 @@ export async function insertIntent(db: Db, intent: Intent): Promise<number> {
     .returning('id')
     .executeTakeFirstOrThrow();
   return row.id;
+}
+
+export async function replaceIntent(db: Db, id: number, intent: Intent): Promise<void> {
+  await db
+    .updateTable('qcow2_intents')
+    .set({ kind: intent.kind, plan_json: JSON.stringify(intent.plan) })
+    .where('id', '=', id)
+    .execute();
 }
 
 export async function deleteIntent(db: Db, id: number): Promise<void> {

@@ -25,7 +25,7 @@ import {
   type RevertPlan,
 } from './records.ts';
 import { finishRelink } from './relink.ts';
-import { finishRevert } from './revert.ts';
+import { finishHeaders, finishRevert } from './revert.ts';
 
 const noCommit = async (): Promise<void> => undefined;
 
@@ -156,7 +156,8 @@ async function finishIntent(
   } else if (intent.kind === 'revert') {
     await finishRevertIntent(ctx, id, intent.plan);
     report.push('Finished a revert.');
-  } else await finishMergeIntent(ctx, id, intent.plan, jobs, report);
+  } else if (intent.kind === 'headers') await finishHeaders(ctx, id, intent.plan.files);
+  else await finishMergeIntent(ctx, id, intent.plan, jobs, report);
 }
 
 /** An overlay that was cut short, or that nothing was written to, is made afresh; one with data is what clients wrote since. */
@@ -241,6 +242,7 @@ async function dropLeftovers(ctx: Context, report: string[]): Promise<void> {
 /** The files of a change that could not be finished: they may hold the only copy of something. */
 function filesOf(intent: Intent): number[] {
   if (intent.kind === 'merge') return [intent.plan.upper, intent.plan.lower];
+  if (intent.kind === 'headers') return intent.plan.files;
   if (intent.kind === 'revert') return intent.plan.targets.flatMap((target) => [target.top, target.overlay]);
   return [...intent.plan.children, ...intent.plan.dead, ...(intent.plan.to === null ? [] : [intent.plan.to])];
 }

@@ -9,6 +9,7 @@ import { type Context, markDead } from './context.ts';
 import {
   chainOf,
   deleteIntent,
+  type FileRow,
   findFile,
   insertIntent,
   pinnedAmong,
@@ -90,4 +91,19 @@ export async function relinkOne(ctx: Context, child: number, to: number | null):
     }
   } else if (!written) await ctx.store.setBacking(child, to);
   await ctx.store.syncFile(child);
+}
+
+/**
+ * Before `qemu-img`, which goes by headers, looks at a chain: each header says what the catalog says. They may differ where
+ * a header follows behind, as after a revert.
+ */
+export async function settleHeaders(ctx: Context, chain: readonly FileRow[]): Promise<void> {
+  for (const { id, backing_id: backing } of chain) {
+    const header = await readHeader(ctx.store.pathOf(id));
+    if (header.backing === (backing === null ? null : ctx.store.nameOf(backing))) continue;
+    await ctx.links.run(async () => {
+      const row = await findFile(ctx.catalog.db, id);
+      if (row !== undefined) await relinkOne(ctx, id, row.backing_id);
+    });
+  }
 }

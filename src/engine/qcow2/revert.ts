@@ -1,7 +1,7 @@
 /**
  * Revert: an empty overlay on the point's file becomes the drive's top. For an exported drive it is a pivot followed, in
  * the same write to the daemon, by an exchange of the overlay's backing, so that clients stay connected; the spare that
- * waits for the next snapshot serves as the overlay. The old top becomes a point of its own or goes.
+ * waits for the next snapshot serves as the overlay, and its header follows behind. The old top becomes a point of its own or goes.
  *
  * Crash: where a daemon has a part in it the intent is durable first, and is always rolled forward, with the safety
  * points it promised. A revert of closed drives is one commit. A failure puts the daemon back before it is reported.
@@ -14,6 +14,7 @@ import {
   chainOf,
   childrenOf,
   deleteIntent,
+  findFile,
   getFile,
   getHead,
   getPoint,
@@ -22,8 +23,10 @@ import {
   insertIntent,
   insertLayer,
   type RevertPlan,
+  replaceIntent,
   updateFiles,
 } from './records.ts';
+import { relinkOne } from './relink.ts';
 
 export interface RevertTarget {
   driveId: DriveId;
@@ -112,19 +115,31 @@ export async function finishRevert(
 ): Promise<void> {
   const graph = ctx.graph();
   const live = plan.targets.filter((target) => graph.rootNamed(`drive:${target.driveId}`) !== undefined);
-  await moveDaemon(ctx, plan, live);
+  const headers = plan.targets.filter((target) => target.wasSpare).map((target) => target.overlay);
+  await moveDaemon(ctx, live);
   ctx.step('revert.done');
   await ctx.catalog.write(async (tx) => {
     for (const target of plan.targets) await recordRevert(tx, plan.operationId, target);
-    if (intent !== null) await deleteIntent(tx, intent);
+    if (intent !== null) await replaceIntent(tx, intent, { kind: 'headers', plan: { files: headers } });
     await commit(tx);
   });
   ctx.step('revert.committed');
   for (const root of heldRoots(plan)) graph.dropRoot(root);
   ctx.background(async () => {
+    if (intent !== null) await ctx.links.run(() => finishHeaders(ctx, intent, headers));
     for (const target of live) await prepareSpare(ctx, target.driveId);
     await discard(ctx, await deadOf(ctx, plan));
   });
+}
+
+/** Image headers that say something else than the catalog, which is what everybody goes by but `qemu-img`. Caller holds `links`. */
+export async function finishHeaders(ctx: Context, intent: number, files: readonly number[]): Promise<void> {
+  for (const id of files) {
+    const row = await findFile(ctx.catalog.db, id);
+    if (row !== undefined) await relinkOne(ctx, id, row.backing_id);
+  }
+  ctx.step('headers.written');
+  await ctx.catalog.write((tx) => deleteIntent(tx, intent));
 }
 
 /** What keeps the point's chain and the old top open until all is done or undone. */
@@ -132,26 +147,21 @@ function heldRoots(plan: RevertPlan): string[] {
   return plan.targets.flatMap((target) => [`revert:${target.driveId}`, `undo:${target.driveId}`]);
 }
 
-async function moveDaemon(ctx: Context, plan: RevertPlan, live: readonly PlannedTarget[]): Promise<void> {
+async function moveDaemon(ctx: Context, live: readonly PlannedTarget[]): Promise<void> {
   const graph = ctx.graph();
-  const pivots: { top: number; overlay: number; backing: number; header: boolean }[] = [];
+  const pivots: { top: number; overlay: number; backing: number }[] = [];
   for (const target of live) {
     const { driveId, top, overlay, backing } = target;
     await graph.open(`revert:${driveId}`, await chainOf(ctx.catalog.db, backing), { writable: false });
     if (graph.rootNamed(`drive:${driveId}`) === top) {
       graph.setRoot(`undo:${driveId}`, top);
       await graph.openSpare(`spare:${driveId}`, overlay, { readOnly: !graph.isOpenWritable(top) });
-      pivots.push({ top, overlay, backing, header: target.wasSpare });
-    } else await graph.relink(overlay, backing);
+      pivots.push({ top, overlay, backing });
+    } else if (graph.backingOf(overlay) !== backing) await graph.relink(overlay, backing);
   }
   ctx.step('revert.before');
   if (pivots.length > 0) await graph.pivotOnto(pivots);
   for (const target of live) graph.setRoot(`drive:${target.driveId}`, target.overlay);
-  for (const target of plan.targets) {
-    if (!target.wasSpare) continue;
-    if (!live.includes(target)) await ctx.store.setBacking(target.overlay, target.backing);
-    await ctx.store.syncFile(target.overlay);
-  }
 }
 
 /** After a failure: drives whose top was exchanged already get back to what they were, under the same new top. */
