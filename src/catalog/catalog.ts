@@ -36,6 +36,7 @@ export class Catalog {
   readonly #close: () => Promise<void>;
   readonly #waiting: Waiting[] = [];
   #writing = false;
+  #relieve: () => Promise<boolean> = async () => false;
 
   readonly #generation: Generation;
 
@@ -108,13 +109,28 @@ export class Catalog {
     while (this.#waiting.length > 0) {
       const batch = this.#waiting.splice(0, maxBatch);
       try {
-        const done = await this.db.transaction().execute((tx) => runBatch(tx, batch));
+        const done = await this.#commit(batch);
         for (const one of done) one.committed();
       } catch (error) {
         for (const one of batch) one.failed(error);
       }
     }
     this.#writing = false;
+  }
+
+  async #commit(batch: readonly Waiting[]): Promise<Waiting[]> {
+    const attempt = (): Promise<Waiting[]> => this.db.transaction().execute((tx) => runBatch(tx, batch));
+    try {
+      return await attempt();
+    } catch (error) {
+      if (!isSpaceExhausted(error) || !(await this.#relieve())) throw error;
+      return attempt();
+    }
+  }
+
+  /** Names who can make room on a full disk, so that a transaction that met one is tried once more. */
+  relieveBy(relieve: () => Promise<boolean>): void {
+    this.#relieve = relieve;
   }
 
   async setting(key: string): Promise<string | undefined> {
@@ -125,6 +141,10 @@ export class Catalog {
   async close(): Promise<void> {
     await this.#close();
   }
+}
+
+function isSpaceExhausted(error: unknown): boolean {
+  return error instanceof CalotypeError && error.code === 'space_exhausted';
 }
 
 /** Runs each on its own; one that throws leaves nothing behind and does not stop the others. @returns those that went well */
@@ -142,6 +162,7 @@ async function runBatch(tx: Tx, batch: readonly Waiting[]): Promise<Waiting[]> {
       await sql`release one`.execute(tx);
       done.push(one);
     } catch (error) {
+      if (isSpaceExhausted(error)) throw error;
       await sql`rollback to one`.execute(tx);
       await sql`release one`.execute(tx);
       one.failed(error);

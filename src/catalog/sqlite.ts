@@ -4,6 +4,7 @@
  */
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { SqliteDialect, type SqliteStatement } from 'kysely';
+import { CalotypeError } from '../core/errors.ts';
 
 const cachedStatements = 500;
 
@@ -25,15 +26,42 @@ class Statement implements SqliteStatement {
   }
   all(parameters: readonly unknown[]): unknown[] {
     if (this.#generation !== null) this.#generation.value++;
-    return this.#statement.all(...(parameters as readonly SQLInputValue[]));
+    try {
+      return this.#statement.all(...(parameters as readonly SQLInputValue[]));
+    } catch (error) {
+      throw asSpaceError(error);
+    }
   }
   run(parameters: readonly unknown[]): { changes: number | bigint; lastInsertRowid: number | bigint } {
     if (this.#generation !== null) this.#generation.value++;
-    return this.#statement.run(...(parameters as readonly SQLInputValue[]));
+    try {
+      return this.#statement.run(...(parameters as readonly SQLInputValue[]));
+    } catch (error) {
+      throw asSpaceError(error);
+    }
   }
   iterate(parameters: readonly unknown[]): IterableIterator<unknown> {
     return this.#statement.iterate(...(parameters as readonly SQLInputValue[]));
   }
+}
+
+/** A rollback of what SQLite has rolled back by itself, as it does on a full disk, is done already. */
+class Rollback extends Statement {
+  readonly #raw: DatabaseSync;
+  constructor(raw: DatabaseSync, sql: string, generation: Generation) {
+    super(raw.prepare(sql), sql, generation);
+    this.#raw = raw;
+  }
+  override run(parameters: readonly unknown[]): { changes: number | bigint; lastInsertRowid: number | bigint } {
+    return this.#raw.isTransaction ? super.run(parameters) : { changes: 0, lastInsertRowid: 0 };
+  }
+}
+
+const sqliteFull = 13;
+
+function asSpaceError(error: unknown): unknown {
+  const isFull = error instanceof Error && 'errcode' in error && error.errcode === sqliteFull;
+  return isFull ? new CalotypeError('space_exhausted', 'The disk is full.', {}, { cause: error }) : error;
 }
 
 export interface SqliteHandle {
@@ -57,7 +85,8 @@ export function openSqlite(path: string): SqliteHandle {
   const prepare = (sql: string): Statement => {
     const known = statements.get(sql);
     if (known !== undefined) return known;
-    const statement = new Statement(raw.prepare(sql), sql, generation);
+    const statement =
+      sql === 'rollback' ? new Rollback(raw, sql, generation) : new Statement(raw.prepare(sql), sql, generation);
     if (statements.size >= cachedStatements) {
       const oldest = statements.keys().next().value;
       if (oldest !== undefined) statements.delete(oldest);

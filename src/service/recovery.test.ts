@@ -79,7 +79,13 @@ const changes: Record<string, { places: readonly string[]; begin: (play: Play) =
     begin: ({ drive }) => h.service.drives.flatten(h.caller, drive.id),
   },
   'drive.delete with its snapshots': {
-    places: ['before:deleteSnapshots', 'after:deleteSnapshots', 'before:deleteDrive', 'after:deleteDrive', 'step:reclaim'],
+    places: [
+      'before:deleteSnapshots',
+      'after:deleteSnapshots',
+      'before:deleteDrive',
+      'after:deleteDrive',
+      'step:reclaim',
+    ],
     begin: ({ drive }) => h.service.drives.delete(h.caller, drive.id, { snapshots: 'delete' }),
   },
   'drive.delete, snapshots kept': {
@@ -123,7 +129,11 @@ describe('a server killed in the middle', () => {
     expect(h.engine.calls).toEqual(['resizeDrive', 'snapshot', 'snapshot', 'snapshot']);
     const { items } = await h.service.snapshots.list(h.caller, {}, { by: 'created', order: 'asc' }, {});
     expect(items.map((item) => item.name)).toEqual(names);
-    expect(items.map((item) => item.parts[0]?.parentId)).toEqual([null, items[0]?.parts[0]?.id, items[1]?.parts[0]?.id]);
+    expect(items.map((item) => item.parts[0]?.parentId)).toEqual([
+      null,
+      items[0]?.parts[0]?.id,
+      items[1]?.parts[0]?.id,
+    ]);
     expect(items.every((item) => item.parts[0]?.virtualBytes === drive.sizeBytes * 2)).toBe(true);
     await expectSettled();
   });

@@ -372,10 +372,12 @@ export class TaskRunner {
     const wasStarted = task.started;
     task.row.cancel_requested = 1;
     task.started = true;
-    await saveTask(this.#catalog.db, task.row);
     task.abort.abort();
     task.nudge?.();
-    if (wasStarted) return;
+    if (wasStarted) {
+      await saveTask(this.#catalog.db, task.row);
+      return;
+    }
     const handler = this.#handlerOf(task.kind);
     const state = await this.#fail(task, handler, new CalotypeError('cancelled'));
     await this.#end(task, handler, state);

@@ -102,7 +102,7 @@ export class Campaign {
       lookedUp: 0,
       readyMs: [],
       checks: { checks: 0, parts: 0, drives: 0, bytes: 0, sizes: 0, findings: 0 },
-      writer: { nextNumber: 1, writes: 0, flushes: 0, bytes: 0, cuts: [] },
+      writer: { nextNumber: 1, writes: 0, flushes: 0, bytes: 0, cuts: [], refusals: [] },
     };
   }
 
@@ -188,7 +188,7 @@ export class Campaign {
     }
     const patience = death.step === null ? random.between(250, 1600) : stepPatienceMs;
     const until = performance.now() + patience;
-    while (performance.now() < until && !hit && this.server.alive && this.#problems.length === 0) {
+    while (performance.now() < until && !hit && this.server.alive && this.#isSound) {
       this.#fill();
       await Promise.race([sleep(random.between(3, 30)), ...this.#inFlight.values()]);
     }
@@ -209,15 +209,14 @@ export class Campaign {
         `${this.#unanswered.map((item) => describePlan(item.plan)).join(', ')}: no answer from a living server`,
       );
     }
-    const [problem] = this.#problems;
-    if (problem !== undefined) throw problem;
+    this.#throwProblems();
     return `${death.victim} ${hit ? 'at a step' : 'at random'}`;
   }
 
   /** The server is expected to bring its daemon back by itself, and to go on. */
   async #liveOn(): Promise<void> {
     const until = performance.now() + this.#random.between(0, 700);
-    while (performance.now() < until && this.server.alive && this.#problems.length === 0) {
+    while (performance.now() < until && this.server.alive && this.#isSound) {
       this.#fill();
       await sleep(this.#random.between(3, 30));
     }
@@ -236,7 +235,7 @@ export class Campaign {
   }
 
   #fill(): void {
-    while (this.#inFlight.size < atOnce && this.server.alive && this.#problems.length === 0) {
+    while (this.#inFlight.size < atOnce && this.server.alive && this.#isSound) {
       const plan = this.#generator.next();
       if (plan === undefined) return;
       const id = ++this.#operations;
@@ -306,7 +305,10 @@ export class Campaign {
     }
     const writer = 'drive' in plan ? this.#writers.get(plan.drive) : undefined;
     if (writer !== undefined && (plan.kind === 'resize' || plan.kind === 'unexport')) {
-      writer.expectsCut = false;
+      // Its socket may say so a little later than the answer.
+      setTimeout(() => {
+        writer.expectsCut = false;
+      }, 200).unref();
       writer.resume();
     }
   }
@@ -321,15 +323,13 @@ export class Campaign {
       this.#track(operation, () => this.#operator.settle(operation));
     }
     await Promise.all(this.#inFlight.values());
-    const [problem] = this.#problems;
-    if (problem !== undefined) throw problem;
+    this.#throwProblems();
     const [open] = this.#unanswered;
     if (open !== undefined) throw new Violation(`${describePlan(open.plan)} got no answer from a server that stands`);
   }
 
   async #check(): Promise<void> {
-    const [cut] = this.totals.writer.cuts;
-    if (cut !== undefined) throw new Violation(`a client was cut off while the daemon lived: ${cut}`);
+    this.#throwProblems();
     const clients = new Map<string, NbdClient>();
     for (const writer of this.#writers.values()) clients.set(writer.drive, await writer.settle());
     await checkEverything({
@@ -341,6 +341,19 @@ export class Campaign {
       counters: this.totals.checks,
       clients,
     });
+  }
+
+  #throwProblems(): void {
+    const [problem] = this.#problems;
+    if (problem !== undefined) throw problem;
+    const [refusal] = this.totals.writer.refusals;
+    if (refusal !== undefined) throw new Violation(`a client's request failed: ${refusal}`);
+    const [cut] = this.totals.writer.cuts;
+    if (cut !== undefined) throw new Violation(`a client was cut off while the daemon lived: ${cut}`);
+  }
+
+  get #isSound(): boolean {
+    return this.#problems.length === 0 && this.totals.writer.refusals.length === 0;
   }
 
   /** Everything is deleted, and nothing is left behind. */

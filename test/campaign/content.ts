@@ -124,14 +124,17 @@ export class LiveContent {
     }
   }
 
-  /** The daemon died: what was not flushed may be old or new. */
+  /** The daemon died at that instant: what was not flushed may be old or new. */
   crashed(at: number): void {
-    this.crashedAt = at;
+    this.crashedAt = Math.max(this.crashedAt, at);
     for (const window of this.windows) {
       window.crashed = true;
       for (const [block, entry] of this.unsettled) window.add(block, entry.options);
     }
-    for (const entry of this.unsettled.values()) entry.unsure = entry.options.length;
+    for (const entry of this.unsettled.values()) {
+      const since = entry.options.findIndex((write) => (this.#writes.get(write)?.issuedAt ?? -1) > at);
+      entry.unsure = Math.max(entry.unsure, since === -1 ? entry.options.length : since);
+    }
   }
 
   /** The power failed: as `crashed`, and a block written since may also read as zeros, where the disk lost its data. */

@@ -56,8 +56,8 @@ export class Ledger {
   flushAcked(flush: number): void {
     this.#tell((oracle) => oracle.flushAcked(flush));
   }
-  crashed(drive: string): void {
-    this.#tell((oracle) => oracle.crashed(drive));
+  crashed(drive: string, at = this.oracle.clock): void {
+    this.#tell((oracle) => oracle.crashed(drive, at));
     this.#say(`daemon of ${drive} died`);
   }
 

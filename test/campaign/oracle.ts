@@ -137,9 +137,10 @@ export class Oracle {
     this.drives.get(found.drive)?.live.flushed(found.issuedAt);
   }
 
-  /** The daemon that served the drive died. */
-  crashed(drive: string): void {
-    this.drives.get(drive)?.live.crashed(++this.#clock);
+  /** The daemon that served the drive died, at the instant `at` of this clock. */
+  crashed(drive: string, at: number): void {
+    this.#clock++;
+    this.drives.get(drive)?.live.crashed(at);
   }
 
   lostPower(): void {

@@ -3,6 +3,7 @@
  * oracle what it asked for and what it was answered. It connects again whenever it is cut off, as a guest's host would.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { CalotypeError } from '../../src/core/errors.ts';
 import { NbdClient } from '../../src/qemu/nbd-client.ts';
 import { blockBytes, dataOf } from './blocks.ts';
 import type { Ledger } from './ledger.ts';
@@ -24,6 +25,8 @@ export interface WriterCounters {
   bytes: number;
   /** Connections lost for no reason that the campaign knows of, while the daemon lived. */
   cuts: string[];
+  /** Writes and flushes that the daemon refused. */
+  refusals: string[];
 }
 
 const lanes = 2;
@@ -148,15 +151,26 @@ export class Writer {
     if (this.#client !== client) return;
     this.#client = undefined;
     void client.close();
-    const pid = this.#daemonPid;
-    const { daemon, daemonIsDead, ledger, counters } = this.#deps;
-    if (!this.expectsCut || daemonIsDead(pid) || daemon() !== pid) ledger.crashed(this.drive);
-    if (this.expectsCut) return;
-    // A process that is being killed closes its sockets a little before it is gone.
-    setTimeout(() => {
-      if (daemonIsDead(pid)) return;
-      counters.cuts.push(`${this.drive}: ${error instanceof Error ? error.message : String(error)}`);
-    }, 300).unref();
+    if (error instanceof CalotypeError && error.details.errno !== undefined) {
+      this.#deps.counters.refusals.push(`${this.drive}: ${error.message}`);
+    }
+    const { ledger } = this.#deps;
+    const at = ledger.oracle.clock;
+    if (!this.expectsCut) ledger.crashed(this.drive, at);
+    void this.#judge(at, this.#daemonPid, this.expectsCut, error);
+  }
+
+  /** Why the connection was lost. A process that is being killed closes its sockets a little before it is gone. */
+  async #judge(at: number, pid: number, expected: boolean, error: unknown): Promise<void> {
+    const { daemonIsDead, daemon, ledger, counters } = this.#deps;
+    for (let waited = 0; waited < 300; waited += 5) {
+      if (daemonIsDead(pid) || daemon() !== pid) {
+        if (expected) ledger.crashed(this.drive, at);
+        return;
+      }
+      await sleep(5);
+    }
+    if (!expected) counters.cuts.push(`${this.drive}: ${error instanceof Error ? error.message : String(error)}`);
   }
 
   async #connected(): Promise<NbdClient | undefined> {

@@ -2,7 +2,7 @@
 import type { Catalog, Tx } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId } from '../../core/ids.ts';
-import { KeyedMutex, Mutex } from '../../core/mutex.ts';
+import type { KeyedMutex, Mutex } from '../../core/mutex.ts';
 import type { StorageDaemon } from '../../qemu/storage-daemon.ts';
 import type { FileStore } from './file-store.ts';
 import type { Graph } from './graph.ts';

@@ -7,8 +7,8 @@ import type { Db, Tx } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import {
   decodeExtents,
-  encodeExtents,
   type Extents,
+  encodeExtents,
   normalizeExtents,
   sumExtents,
   unionExtents,

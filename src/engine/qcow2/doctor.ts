@@ -6,93 +6,95 @@ import type { Finding } from '../../core/model.ts';
 import { checkImage } from '../../qemu/image-tools.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
 import type { DoctorReport } from '../engine.ts';
-import { type FileRow, pinnedAmong } from './records.ts';
+import { type Context, withTree } from './context.ts';
 import { type Parts, sweepDead } from './reclaim.ts';
+import { type FileRow, findFile, type Intent, listIntents, pinnedAmong } from './records.ts';
+import { relinkOne } from './relink.ts';
 
-const expectedOthers = new Set(['reserve']);
+/** Files in the image directory that are ours and no layers. */
+const expectedOthers = /^(reserve|\.direct-\d+)$/;
 
 export async function examine(parts: Parts, options: { repair: boolean }): Promise<DoctorReport> {
   const { ctx } = parts;
   const findings: Finding[] = [];
-  const files = await ctx.catalog.db.selectFrom('qcow2_files').selectAll().execute();
-  const byId = new Map(files.map((file) => [file.id, file]));
-  const present = new Set(await ctx.store.list());
-  await examineFiles(parts, files, present, options.repair, findings);
-  examineStrangers(parts, byId, present, findings);
-  await examineReferences(parts, byId, findings);
-  await examineGraph(parts, byId, findings);
-  const intents = await ctx.catalog.db.selectFrom('qcow2_intents').select('id').execute();
-  for (const intent of intents) {
-    findings.push({
-      code: 'intent_open',
-      severity: 'info',
-      subject: `intent ${intent.id}`,
-      explanation: 'A change of layers is under way; it is finished by itself, at the latest at the next start.',
-      repairable: false,
-    });
-  }
+  // Under `links` no header and no backing changes; pivots go on, and make rows before files.
+  const files = await ctx.links.run(async () => {
+    const present = new Set(await ctx.store.list());
+    const rows = await ctx.catalog.db.selectFrom('qcow2_files').selectAll().execute();
+    const intents = await listIntents(ctx.catalog.db);
+    const changing = new Set(intents.flatMap(({ intent }) => filesUnder(intent)));
+    const byId = new Map(rows.map((file) => [file.id, file]));
+    for (const file of rows) {
+      if (await isMissing(ctx, file, present)) findings.push(missingFile(ctx, file));
+      else if (!changing.has(file.id)) await examineHeader(ctx, file, options.repair, findings);
+    }
+    await examineStrangers(ctx, byId, present, findings);
+    await examineReferences(parts, byId, findings);
+    examineGraph(ctx, byId, findings);
+    for (const { id, intent } of intents) findings.push(openIntent(id, intent));
+    return rows;
+  });
+  for (const file of files) await examineContent(ctx, file, findings);
+  await examineDead(ctx, options.repair, findings);
   return { findings, checkedFiles: files.length };
 }
 
-async function examineFiles(
-  parts: Parts,
-  files: readonly FileRow[],
-  present: ReadonlySet<string>,
-  repair: boolean,
-  findings: Finding[],
-): Promise<void> {
-  const { ctx } = parts;
-  let dead = 0;
-  for (const file of files) {
-    const name = ctx.store.nameOf(file.id);
-    if (file.state === 'dead' || file.state === 'planned') {
-      dead++;
-      continue;
-    }
-    if (!present.has(name)) {
-      findings.push({
-        code: 'file_missing',
-        severity: 'error',
-        subject: name,
-        explanation: `The catalog knows this layer of drive ${file.drive_id}, but its file is gone. What stands on it cannot be read.`,
-        repairable: false,
-      });
-      continue;
-    }
-    await examineHeader(parts, file, repair, findings);
-  }
-  if (dead > 0) {
-    if (repair) await sweepDead(ctx);
-    findings.push({
-      code: 'files_to_remove',
-      severity: 'info',
-      subject: `${dead} layer files`,
-      explanation: 'They are no longer needed and wait to be unlinked.',
-      repairable: true,
-      repaired: repair,
-    });
-  }
+function filesUnder(intent: Intent): number[] {
+  if (intent.kind === 'headers') return intent.plan.files;
+  if (intent.kind === 'merge') return [intent.plan.upper];
+  return intent.kind === 'relink' ? intent.plan.children : intent.plan.targets.map((target) => target.overlay);
 }
 
-async function examineHeader(parts: Parts, file: FileRow, repair: boolean, findings: Finding[]): Promise<void> {
-  const { ctx } = parts;
+function openIntent(id: number, intent: Intent): Finding {
+  return {
+    code: 'intent_open',
+    severity: 'info',
+    subject: `intent ${id}`,
+    explanation: `A change of layers (${intent.kind}) is under way; it is finished by itself, at the latest at the next start.`,
+    repairable: false,
+  };
+}
+
+function isInUse(file: FileRow): boolean {
+  return file.state === 'active' || file.state === 'frozen';
+}
+
+async function isMissing(ctx: Context, file: FileRow, present: ReadonlySet<string>): Promise<boolean> {
+  if (!isInUse(file) || present.has(ctx.store.nameOf(file.id))) return false;
+  // It may be newer than the list of the directory.
+  return (await ctx.store.modifiedMs(file.id)) === 0;
+}
+
+function missingFile(ctx: Context, file: FileRow): Finding {
+  return {
+    code: 'file_missing',
+    severity: 'error',
+    subject: ctx.store.nameOf(file.id),
+    explanation: `The catalog knows this layer of drive ${file.drive_id}, but its file is gone. What stands on it cannot be read.`,
+    repairable: false,
+  };
+}
+
+async function examineDead(ctx: Context, repair: boolean, findings: Finding[]): Promise<void> {
+  const rows = await ctx.catalog.db.selectFrom('qcow2_files').select('id').where('state', '=', 'dead').execute();
+  if (rows.length === 0) return;
+  if (repair) await sweepDead(ctx);
+  findings.push({
+    code: 'files_to_remove',
+    severity: 'info',
+    subject: `${rows.length} layer files`,
+    explanation: 'They are no longer needed and wait to be unlinked.',
+    repairable: true,
+    repaired: repair,
+  });
+}
+
+async function examineHeader(ctx: Context, file: FileRow, repair: boolean, findings: Finding[]): Promise<void> {
+  if (!isInUse(file)) return;
   const name = ctx.store.nameOf(file.id);
   try {
     const header = await readHeader(ctx.store.pathOf(file.id));
     const wanted = file.backing_id === null ? null : ctx.store.nameOf(file.backing_id);
-    const open = ctx.graph().isOpen(file.id);
-    if (header.backing !== wanted && file.state !== 'spare') {
-      const fix = repair && !open;
-      if (fix) await ctx.store.setBacking(file.id, file.backing_id);
-      findings.push({
-        code: 'header_disagrees',
-        severity: 'warning',
-        subject: name,
-        explanation: `Its header names ${header.backing ?? 'no backing file'}, the catalog ${wanted ?? 'none'}. Calotype goes by the catalog; other tools would read it wrongly.`,
-        repairable: !open,
-        repaired: fix,
-      });
-    }
     if (header.incompatible.corrupt) {
       findings.push({
         code: 'file_corrupt',
@@ -101,7 +103,17 @@ async function examineHeader(parts: Parts, file: FileRow, repair: boolean, findi
         explanation: 'QEMU has marked this layer as corrupt.',
         repairable: false,
       });
-    } else if (!open) await examineContent(parts, file, findings);
+    }
+    if (header.backing === wanted) return;
+    if (repair) await relinkOne(ctx, file.id, file.backing_id);
+    findings.push({
+      code: 'header_disagrees',
+      severity: 'warning',
+      subject: name,
+      explanation: `Its header names ${header.backing ?? 'no backing file'}, the catalog ${wanted ?? 'none'}. Calotype goes by the catalog; other tools would read it wrongly.`,
+      repairable: true,
+      repaired: repair,
+    });
   } catch (error) {
     findings.push({
       code: 'file_unreadable',
@@ -113,10 +125,21 @@ async function examineHeader(parts: Parts, file: FileRow, repair: boolean, findi
   }
 }
 
-async function examineContent(parts: Parts, file: FileRow, findings: Finding[]): Promise<void> {
-  const { ctx } = parts;
-  const result = await checkImage(ctx.store.pathOf(file.id));
-  if (result.ok && result.leaks === 0) return;
+/** With its tree to itself, so that no merge writes the file meanwhile. Files that QEMU has open are its own to watch. */
+async function examineContent(ctx: Context, file: FileRow, findings: Finding[]): Promise<void> {
+  const result = await withTree(
+    ctx,
+    async () => file.id,
+    async () => {
+      const now = await findFile(ctx.catalog.db, file.id);
+      const there = now !== undefined && isInUse(now) && (await ctx.store.modifiedMs(file.id)) > 0;
+      return there && !ctx.graph().isOpen(file.id) ? checkImage(ctx.store.pathOf(file.id)) : undefined;
+    },
+  ).catch((error: unknown) => {
+    if (ctx.graph().isOpen(file.id)) return undefined; // Opened since.
+    throw error;
+  });
+  if (result === undefined || (result.ok && result.leaks === 0)) return;
   findings.push({
     code: result.ok ? 'clusters_leaked' : 'file_damaged',
     severity: result.ok ? 'info' : 'error',
@@ -128,15 +151,17 @@ async function examineContent(parts: Parts, file: FileRow, findings: Finding[]):
   });
 }
 
-function examineStrangers(
-  parts: Parts,
+async function examineStrangers(
+  ctx: Context,
   byId: ReadonlyMap<number, FileRow>,
   present: ReadonlySet<string>,
   findings: Finding[],
-): void {
+): Promise<void> {
   for (const name of present) {
-    const id = parts.ctx.store.idOf(name);
-    if (id === null ? expectedOthers.has(name) : byId.has(id)) continue;
+    const id = ctx.store.idOf(name);
+    if (id === null ? expectedOthers.test(name) : byId.has(id)) continue;
+    // Files go before their rows: one of the list may be gone by now.
+    if (id !== null && (await ctx.store.modifiedMs(id)) === 0) continue;
     findings.push({
       code: 'file_unknown',
       severity: 'warning',
@@ -147,17 +172,13 @@ function examineStrangers(
   }
 }
 
-async function examineReferences(
-  parts: Parts,
-  byId: ReadonlyMap<number, FileRow>,
-  findings: Finding[],
-): Promise<void> {
+async function examineReferences(parts: Parts, byId: ReadonlyMap<number, FileRow>, findings: Finding[]): Promise<void> {
   const { db } = parts.ctx.catalog;
   const ids = [...byId.keys()];
   const pinned = await pinnedAmong(db, ids);
   let hidden = 0;
   for (const file of byId.values()) {
-    if (file.backing_id !== null && !byId.has(file.backing_id)) {
+    if (isInUse(file) && file.backing_id !== null && !byId.has(file.backing_id)) {
       findings.push({
         code: 'backing_unknown',
         severity: 'error',
@@ -196,16 +217,16 @@ async function examineReferences(
   }
 }
 
-async function examineGraph(parts: Parts, byId: ReadonlyMap<number, FileRow>, findings: Finding[]): Promise<void> {
-  const graph = parts.ctx.graph();
+function examineGraph(ctx: Context, byId: ReadonlyMap<number, FileRow>, findings: Finding[]): void {
+  const graph = ctx.graph();
   for (const file of byId.values()) {
-    if (!graph.isOpen(file.id) || file.state === 'spare') continue;
+    if (!graph.isOpen(file.id) || !isInUse(file)) continue;
     const backing = graph.backingOf(file.id);
-    if (backing === file.backing_id || file.state === 'dead' || file.state === 'planned') continue;
+    if (backing === file.backing_id) continue;
     findings.push({
       code: 'graph_disagrees',
       severity: 'warning',
-      subject: parts.ctx.store.nameOf(file.id),
+      subject: ctx.store.nameOf(file.id),
       explanation: `The storage daemon reads it over layer ${backing ?? 'none'}, the catalog says ${file.backing_id ?? 'none'}.`,
       repairable: false,
     });

@@ -33,7 +33,7 @@ import { examine } from './doctor.ts';
 import { asSpaceError, FileStore } from './file-store.ts';
 import { Graph } from './graph.ts';
 import { dropSpare, maxDepth, pivotDrives, topDepth } from './pivot.ts';
-import { type Parts, reclaim, sweepDead } from './reclaim.ts';
+import { drivesWithGarbage, type Parts, reclaim, sweepDead } from './reclaim.ts';
 import {
   findFile,
   findHead,
@@ -64,6 +64,11 @@ export interface Qcow2EngineOptions {
   onStep?: (name: string) => void;
 }
 
+/** Work that nobody watches or steers. */
+const unhurried = {
+  progress: (): void => undefined,
+  wishes: (): { paused: boolean; bytesPerSecond: number } => ({ paused: false, bytesPerSecond: 0 }),
+};
 const retries = 3;
 const restartAttempts = 6;
 const restartDelayMs = 100;
@@ -86,7 +91,8 @@ export class Qcow2Engine implements Engine {
   readonly #parts: Parts;
   readonly #space: SpaceGuard;
   readonly #imageDirectory: string;
-  readonly #measured = new Map<DriveId, number>();
+  /** When sizes were last asked, ms, and of which top. */
+  readonly #measured = new Map<DriveId, { atMs: number; fileId: number }>();
   readonly #background = new Set<Promise<void>>();
   #graph: Graph | undefined;
   #direct = true;
@@ -107,6 +113,7 @@ export class Qcow2Engine implements Engine {
       minFreeBytes: options.minFreeBytes ?? defaultMinFreeBytes,
       reserveBytes: options.reserveBytes ?? 0,
     });
+    options.catalog.relieveBy(() => this.#space.giveReserve());
     const ctx: Context = {
       catalog: options.catalog,
       store: new FileStore(this.#imageDirectory),
@@ -131,6 +138,10 @@ export class Qcow2Engine implements Engine {
     this.#ready = this.#connect();
     const report = await this.#ready;
     await this.#space.takeReserve();
+    this.#inBackground(async () => {
+      const { signal } = this.#daemonLife;
+      await reclaim(this.#parts, await drivesWithGarbage(this.#ctx), { ...unhurried, signal });
+    });
     return report;
   }
 
@@ -327,9 +338,7 @@ export class Qcow2Engine implements Engine {
 
   async reclaim(driveIds: readonly DriveId[], control: WorkControl): Promise<ReclaimResult> {
     try {
-      return await this.#evenWhenFull(() =>
-        this.#long(control, (steer) => reclaim(this.#parts, driveIds, steer)),
-      );
+      return await this.#evenWhenFull(() => this.#long(control, (steer) => reclaim(this.#parts, driveIds, steer)));
     } finally {
       await this.#space.takeReserve();
     }
@@ -366,7 +375,8 @@ export class Qcow2Engine implements Engine {
 
   changedBytes(driveId: DriveId, driveSnapshotIds: readonly DriveSnapshotId[]): Promise<readonly number[]> {
     return this.#run(async () => {
-      this.#measured.set(driveId, Date.now());
+      const head = await findHead(this.#ctx.catalog.db, driveId);
+      if (head !== undefined) this.#measured.set(driveId, { atMs: Date.now(), fileId: head.file_id });
       return this.#parts.deltas.changedSince(driveId, driveSnapshotIds);
     });
   }
@@ -376,16 +386,15 @@ export class Qcow2Engine implements Engine {
   }
 
   async isDirty(driveId: DriveId): Promise<boolean> {
-    const at = this.#measured.get(driveId);
-    if (at === undefined) return true;
+    const last = this.#measured.get(driveId);
+    if (last === undefined) return true;
     const head = await findHead(this.#ctx.catalog.db, driveId);
-    return head !== undefined && (await this.#ctx.store.modifiedMs(head.file_id)) >= at - clockTickMs;
+    if (head === undefined) return false;
+    if (head.file_id !== last.fileId) return true;
+    return (await this.#ctx.store.modifiedMs(head.file_id)) >= last.atMs - clockTickMs;
   }
 
-  changedExtents(
-    from: DriveSnapshotId | null,
-    to: { point: DriveSnapshotId } | { drive: DriveId },
-  ): Promise<Extents> {
+  changedExtents(from: DriveSnapshotId | null, to: { point: DriveSnapshotId } | { drive: DriveId }): Promise<Extents> {
     return this.#run(async () => {
       if (from === null) return dataOf(this.#parts, to);
       const extents = await this.#parts.deltas.between(from, to);
@@ -511,7 +520,9 @@ export class Qcow2Engine implements Engine {
     const top = graph.rootNamed(`drive:${driveId}`);
     if (top === undefined) return;
     if (writable || graph.isOpenWritable(top)) {
-      throw new CalotypeError('drive_exported', 'A drive has one writable export or several read-only ones.', { driveId });
+      throw new CalotypeError('drive_exported', 'A drive has one writable export or several read-only ones.', {
+        driveId,
+      });
     }
   }
 
@@ -753,4 +764,3 @@ async function takesDirectIo(directory: string): Promise<boolean> {
     await rm(path, { force: true });
   }
 }
-

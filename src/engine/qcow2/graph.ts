@@ -51,6 +51,11 @@ export class Graph {
   /** Changes of shape: a command that says what a node is must not cross another that changes it. */
   readonly #shape = new Mutex();
   readonly #closedWork = new Map<number, { evict: AbortController; ended: Promise<void> }>();
+  /**
+   * Layers being merged down, and the job's filter node above each: QEMU lets nobody new read such a layer itself. Whoever
+   * stands on the filter is moved to where the merge ends, as those are who stood on the layer before.
+   */
+  readonly #detours = new Map<number, { node: string; jobId: string }>();
   /** Files about to be opened, and how often: work on closed files must not begin on them. */
   readonly #opening = new Map<number, number>();
 
@@ -72,6 +77,11 @@ export class Graph {
 
   nodeName(id: number): string {
     return `l${id.toString(36)}`;
+  }
+
+  /** The node to stand on for a layer's content. */
+  #standing(id: number): string {
+    return this.#detours.get(id)?.node ?? this.nodeName(id);
   }
 
   isOpen(id: number): boolean {
@@ -124,7 +134,7 @@ export class Graph {
         }
         this.#roots.set(root, top.id);
         try {
-          await this.#addMissing(chain, options.writable);
+          await this.#detoured(chain, () => this.#addMissing(chain, options.writable));
         } catch (error) {
           this.#roots.delete(root);
           await this.#dropUnused();
@@ -239,6 +249,7 @@ export class Graph {
    * says what was done: an overlay on its point, on the old top, or not yet in place.
    */
   async pivotOnto(pairs: readonly { top: number; overlay: number; backing: number }[]): Promise<void> {
+    const links = pairs.map((pair) => ({ id: pair.overlay, backing_id: pair.backing }));
     await this.#shape.run(async () => {
       const snapshots: QmpCommand[] = pairs.map((pair) => ({
         execute: 'blockdev-snapshot',
@@ -252,7 +263,15 @@ export class Graph {
         if (results[pairs.length + at]?.status === 'fulfilled') this.noteBacking(pair.overlay, pair.backing);
       }
       const failed = results.find((result) => result.status === 'rejected');
-      if (failed?.status === 'rejected') throw failed.reason;
+      if (failed?.status !== 'rejected') return;
+      if (pairs.some((pair) => this.backingOf(pair.overlay) === null)) throw failed.reason;
+      await this.#detoured(links, async () => {
+        for (const pair of pairs) {
+          if (this.backingOf(pair.overlay) === pair.backing) continue;
+          await this.qmp.executeAll([this.#reopenCommand(pair.overlay, pair.backing)]);
+          this.noteBacking(pair.overlay, pair.backing);
+        }
+      });
     });
   }
 
@@ -263,10 +282,8 @@ export class Graph {
       const commands = [this.#reopenCommand(id, backing)];
       // QEMU cannot write "no backing": a file gets there only by `qemu-img rebase`, which has written it.
       if (backing !== null) commands.push(this.#headerCommand(id, this.#topAbove(id), backing));
-      const results = await this.qmp.executeEach(commands);
-      if (results[0]?.status === 'fulfilled') this.noteBacking(id, backing);
-      const failed = results.find((result) => result.status === 'rejected');
-      if (failed?.status === 'rejected') throw failed.reason;
+      await this.#detoured([{ id, backing_id: backing }], () => this.qmp.executeAll(commands));
+      this.noteBacking(id, backing);
     });
   }
 
@@ -298,14 +315,37 @@ export class Graph {
   }
 
   async addExport(id: string, exportName: string, fileId: number, writable: boolean): Promise<void> {
-    await this.qmp.execute('block-export-add', {
-      type: 'nbd',
-      id: exportNode(id),
-      'node-name': this.nodeName(fileId),
-      name: exportName,
-      writable,
-      'allocation-depth': true,
-    });
+    await this.#detoured([{ id: fileId, backing_id: null }], () =>
+      this.qmp.execute('block-export-add', {
+        type: 'nbd',
+        id: exportNode(id),
+        'node-name': this.#standing(fileId),
+        name: exportName,
+        writable,
+        'allocation-depth': true,
+      }),
+    );
+  }
+
+  /** Runs commands that may stand on a merge's filter. When the merge ends meanwhile the filter is gone, and they run again. */
+  async #detoured<T>(links: readonly ChainLink[], run: () => Promise<T>): Promise<T> {
+    const used = links.flatMap((link) => [link.id, link.backing_id ?? -1]).filter((id) => this.#detours.has(id));
+    try {
+      return await run();
+    } catch (error) {
+      if (used.length === 0 || !(error instanceof QmpError)) throw error;
+      const running = new Set((await this.jobs()).filter((job) => job.status !== 'concluded').map((job) => job.id));
+      for (const id of used) if (!running.has(this.#detours.get(id)?.jobId ?? '')) this.#detours.delete(id);
+      if (used.every((id) => this.#detours.has(id))) throw error;
+      return run();
+    }
+  }
+
+  /** Readers of a layer that was merged down stand on the lower one now, as their exports do. */
+  moveReaders(from: number, to: number): void {
+    for (const [root, id] of this.#roots) {
+      if (id === from && /^(reader|export):/.test(root)) this.#roots.set(root, to);
+    }
   }
 
   /** Ends an export and waits until its clients are gone. Idempotent. */
@@ -359,11 +399,13 @@ export class Graph {
         device: this.nodeName(layers.standIn),
         'top-node': this.nodeName(layers.upper),
         'base-node': this.nodeName(layers.lower),
+        'filter-node-name': `c${jobId}`,
         'auto-finalize': false,
         'auto-dismiss': false,
         'on-error': 'enospc',
         ...(speed > 0 ? { speed } : {}),
       });
+      this.#detours.set(layers.upper, { node: `c${jobId}`, jobId });
       let paused = false;
       let cancelling = false;
       let outOfSpace = false;
@@ -372,6 +414,7 @@ export class Graph {
         if (job === undefined) throw new CalotypeError('engine_failed', 'The merge job disappeared.');
         if (job.status === 'pending') return;
         if (job.status === 'concluded') {
+          this.#detours.delete(layers.upper);
           await this.qmp.execute('job-dismiss', { id: jobId });
           if (outOfSpace) throw new CalotypeError('space_exhausted', 'The disk is full; the merge was put off.');
           if (control.signal.aborted) throw new CalotypeError('cancelled');
@@ -400,6 +443,10 @@ export class Graph {
     }
   }
 
+  #forgetDetour(jobId: string): void {
+    for (const [id, detour] of this.#detours) if (detour.jobId === jobId) this.#detours.delete(id);
+  }
+
   /** The job may have come to its end meanwhile, and then takes no more orders. */
   async #steerJob(command: string, args: Record<string, unknown>): Promise<void> {
     await this.qmp.execute(command, args).catch((error: unknown) => {
@@ -426,6 +473,7 @@ export class Graph {
         const job = (await this.jobs()).find((item) => item.id === jobId);
         if (job === undefined) throw new CalotypeError('engine_failed', 'The merge job disappeared.');
         if (job.status === 'concluded') {
+          this.#forgetDetour(jobId);
           if (job.error !== undefined) throw new CalotypeError('engine_failed', `The merge failed: ${job.error}.`);
           return;
         }
@@ -442,6 +490,7 @@ export class Graph {
     try {
       for (;;) {
         const job = (await this.jobs()).find((item) => item.id === jobId);
+        if (job === undefined || job.status === 'concluded') this.#forgetDetour(jobId);
         if (job === undefined) return;
         if (job.status === 'concluded') await this.#steerJob('job-dismiss', { id: jobId });
         else {
@@ -601,7 +650,7 @@ export class Graph {
             discard: 'unmap',
             ...(this.#direct ? { cache: { direct: true } } : {}),
           },
-      backing: backing === null ? null : this.nodeName(backing),
+      backing: backing === null ? null : this.#standing(backing),
       discard: 'unmap',
       ...(this.#direct ? { cache: { direct: true } } : {}),
       ...(readOnly ? { 'read-only': true, 'l2-cache-size': layerCacheBytes } : {}),

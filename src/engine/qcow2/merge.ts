@@ -63,7 +63,9 @@ export async function merge(
   if (upper.state !== 'frozen') throw new MovedError();
   const upperBytes = await dataBytes(parts, upper);
   try {
-    if (upperBytes === 0 && upper.size_bytes === lower.size_bytes) await collapse(ctx, lower, upper);
+    const adds = upperBytes > 0 || upper.size_bytes !== lower.size_bytes;
+    // Who reads the upper file itself is moved along by a commit job only.
+    if (!adds && !ctx.graph().isHeldBy(upper.id, ['reader', 'export'])) await collapse(ctx, lower, upper);
     else if (lowerBytes < upperBytes && !ctx.graph().isOpen(upper.id)) {
       await mergeUp(ctx, lower, upper, control, onShare);
     } else await mergeDown(ctx, lower, upper, control, onShare);
@@ -247,6 +249,7 @@ export async function settleMerge(
 ): Promise<readonly number[]> {
   const children = await childrenOf(ctx.catalog.db, upper.id);
   for (const id of ctx.graph().childrenOf(upper.id)) ctx.graph().noteBacking(id, lower.id);
+  ctx.graph().moveReaders(upper.id, lower.id);
   const plan = {
     children: children.map((child) => child.id),
     to: lower.id,

@@ -120,7 +120,10 @@ async function prepare(ctx: Context, drive: PivotDrive): Promise<Prepared> {
   const head = await getHead(ctx.catalog.db, drive.driveId);
   const open = ctx.graph().rootNamed(`drive:${drive.driveId}`);
   if (open !== undefined && open !== head.file_id) {
-    throw new CalotypeError('engine_failed', `The daemon and the catalog disagree on the top of drive ${drive.driveId}.`);
+    throw new CalotypeError(
+      'engine_failed',
+      `The daemon and the catalog disagree on the top of drive ${drive.driveId}.`,
+    );
   }
   if (head.spare_id !== null) {
     const spare = await findFile(ctx.catalog.db, head.spare_id);

@@ -60,12 +60,13 @@ export async function reclaim(
 ): Promise<ReclaimResult> {
   const { ctx } = parts;
   if (driveIds.length === 0) return { freedBytes: 0, keptBytes: 0 };
+  const owners = await ownersAround(ctx, driveIds);
   const freedBytes = await sweepDead(ctx, driveIds);
-  await parts.deltas.foldUnnamed(driveIds);
+  await parts.deltas.foldUnnamed(owners);
   const work: Work = { control, doneBytes: 0, leftBytes: 0, freedBytes, frozenOnce: new Set() };
   const finished = new Set<number>();
   for (let replans = 0; ; ) {
-    const root = (await rootsOf(ctx, driveIds)).find((id) => !finished.has(id));
+    const root = (await rootsOf(ctx, owners)).find((id) => !finished.has(id));
     if (root === undefined) break;
     await untilWanted(control);
     try {
@@ -106,12 +107,25 @@ async function keptBytes(ctx: Context, driveIds: readonly DriveId[]): Promise<nu
   return bytes;
 }
 
-async function rootsOf(ctx: Context, driveIds: readonly DriveId[]): Promise<number[]> {
+/** The drives, and all that share files with them: what only a clone stood on may go with the clone. */
+async function ownersAround(ctx: Context, driveIds: readonly DriveId[]): Promise<DriveId[]> {
+  const owners = new Set(driveIds);
+  for (const root of await rootsOf(ctx, driveIds, ['active', 'frozen', 'dead'])) {
+    for (const file of await treeOf(ctx.catalog.db, root)) owners.add(file.drive_id);
+  }
+  return [...owners];
+}
+
+async function rootsOf(
+  ctx: Context,
+  driveIds: readonly DriveId[],
+  states: readonly FileRow['state'][] = ['active', 'frozen'],
+): Promise<number[]> {
   const files = await ctx.catalog.db
     .selectFrom('qcow2_files')
     .select(['id', 'backing_id'])
     .where('drive_id', 'in', driveIds)
-    .where('state', 'in', ['active', 'frozen'])
+    .where('state', 'in', states)
     .execute();
   const mine = new Set(files.map((file) => file.id));
   const roots = new Set<number>();
@@ -120,6 +134,20 @@ async function rootsOf(ctx: Context, driveIds: readonly DriveId[]): Promise<numb
     else if (!mine.has(file.backing_id)) roots.add(await rootOf(ctx.catalog.db, file.id));
   }
   return [...roots];
+}
+
+/** Drives with files that nobody needs any more: a crash may have lost the work that was to see to them. */
+export async function drivesWithGarbage(ctx: Context): Promise<DriveId[]> {
+  const rows = await ctx.catalog.db
+    .selectFrom('qcow2_files as f')
+    .select('f.drive_id')
+    .distinct()
+    .where('f.state', '=', 'frozen')
+    .where(({ not, exists, selectFrom }) =>
+      not(exists(selectFrom('qcow2_points as p').select('p.file_id').whereRef('p.file_id', '=', 'f.id'))),
+    )
+    .execute();
+  return rows.map((row) => row.drive_id);
 }
 
 /** Unlinks what earlier work left marked dead, as far as nobody has it open. @returns the bytes it took */
@@ -159,7 +187,7 @@ async function nextStep(parts: Parts, root: number, work: Work): Promise<Step | 
     if (upper.state === 'active') {
       const step = await freezeStep(parts, lower, upper, work);
       if (step !== undefined) return step;
-    } else if (upper.state === 'frozen' && !isRead(ctx, upper.id)) {
+    } else if (upper.state === 'frozen' && !isUnderOthers(ctx, lower.id, upper.id)) {
       const bytes = await costOf(parts, lower, upper);
       work.leftBytes += bytes;
       if (best === undefined || bytes < best.bytes) best = { step: { kind: 'merge', lower, upper }, bytes };
@@ -179,6 +207,14 @@ async function freezeStep(parts: Parts, lower: FileRow, top: FileRow, work: Work
 /** Readers and exports that stand on a file itself, such as one of a point that was deleted under them. */
 function isRead(ctx: Context, id: number): boolean {
   return ctx.graph().isHeldBy(id, ['reader', 'export']);
+}
+
+/** Whether somebody reads the file below another than the catalog knows of: one that was given up while it was read. */
+function isUnderOthers(ctx: Context, lower: number, upper: number): boolean {
+  return ctx
+    .graph()
+    .childrenOf(lower)
+    .some((id) => id !== upper);
 }
 
 async function carryOut(parts: Parts, step: Step, work: Work): Promise<void> {
@@ -241,11 +277,7 @@ export async function freedWithout(parts: Parts, fileId: number): Promise<number
   const { ctx, allocations } = parts;
   const { db } = ctx.catalog;
   const file = await getFile(db, fileId);
-  const needs = await db
-    .selectFrom('qcow2_points')
-    .select('drive_snapshot_id')
-    .where('file_id', '=', fileId)
-    .execute();
+  const needs = await db.selectFrom('qcow2_points').select('drive_snapshot_id').where('file_id', '=', fileId).execute();
   const above = await childrenOf(db, fileId);
   const [upper] = above;
   if (needs.length > 1 || above.length > 1) return 0;

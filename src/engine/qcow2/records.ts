@@ -2,10 +2,11 @@
  * The engine's own records: files (what is on disk), layers (intervals of history), points (drive snapshots), drives
  * (their tops) and intents (changes under way). Plain queries; the rules are elsewhere.
  */
+
+import type { Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
 import type { Db } from '../../catalog/catalog.ts';
 import type { Qcow2FileRow, Qcow2LayerRow, Schema } from '../../catalog/schema.ts';
-import type { Selectable, Updateable } from 'kysely';
 import { CalotypeError, notFound } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
 import { nowUs } from '../../core/time.ts';

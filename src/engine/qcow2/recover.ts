@@ -225,9 +225,7 @@ async function dropLeftovers(ctx: Context, report: string[]): Promise<void> {
         and([
           eb('state', '=', 'spare'),
           not(
-            exists(
-              selectFrom('qcow2_drives as d').select('d.spare_id').whereRef('d.spare_id', '=', 'qcow2_files.id'),
-            ),
+            exists(selectFrom('qcow2_drives as d').select('d.spare_id').whereRef('d.spare_id', '=', 'qcow2_files.id')),
           ),
         ]),
       ]),
@@ -272,7 +270,8 @@ async function openExports(
 }
 
 async function keepServing(ctx: Context, row: ExportRow, driveId: DriveId, report: string[]): Promise<void> {
-  if (await serveAtSize(ctx, row, driveId)) report.push(`Serves export ${row.name} at the size its drive has grown to.`);
+  if (await serveAtSize(ctx, row, driveId))
+    report.push(`Serves export ${row.name} at the size its drive has grown to.`);
   if (row.writable === 1) ctx.background(() => prepareSpare(ctx, driveId));
 }
 

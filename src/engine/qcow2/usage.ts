@@ -6,10 +6,11 @@ import type { CheckReport, DriveUsage, SnapshotUsage } from '../../core/model.ts
 import { checkImage } from '../../qemu/image-tools.ts';
 import type { WorkControl } from '../engine.ts';
 import type { Allocation } from './allocations.ts';
+import { withTree } from './context.ts';
 import type { Place } from './deltas.ts';
 import { MovedError, whileFilesMove } from './moving-files.ts';
 import { freedWithout, type Parts } from './reclaim.ts';
-import { chainOf, type FileRow, findFile, findHead, getHead, getPoint, rootOf } from './records.ts';
+import { chainOf, type FileRow, findFile, findHead, getHead, getPoint } from './records.ts';
 import { untilWanted } from './steered.ts';
 
 export function driveUsage(parts: Parts, driveId: DriveId): Promise<DriveUsage> {
@@ -45,9 +46,7 @@ export function driveUsage(parts: Parts, driveId: DriveId): Promise<DriveUsage> 
 }
 
 function allocationOf(parts: Parts, file: FileRow): Promise<Allocation> {
-  return file.state === 'active'
-    ? parts.allocations.top(file.drive_id, file.id)
-    : parts.allocations.frozen(file.id);
+  return file.state === 'active' ? parts.allocations.top(file.drive_id, file.id) : parts.allocations.frozen(file.id);
 }
 
 export async function pointUsage(parts: Parts, pointId: DriveSnapshotId): Promise<SnapshotUsage> {
@@ -91,12 +90,16 @@ export async function checkDrive(parts: Parts, driveId: DriveId, control: WorkCo
   let done = 0;
   for (const file of all) {
     await untilWanted(control);
-    const result = await ctx.trees.run([await rootOf(db, file.id)], async () => {
-      const now = await findFile(db, file.id);
-      if (now === undefined || now.state === 'dead') return undefined; // Merged away since: its data is in another.
-      assertAtRest(parts, file.id);
-      return checkImage(ctx.store.pathOf(file.id), { signal: control.signal });
-    });
+    const result = await withTree(
+      ctx,
+      async () => file.id,
+      async () => {
+        const now = await findFile(db, file.id);
+        if (now === undefined || now.state === 'dead') return undefined; // Merged away since: its data is in another.
+        assertAtRest(parts, file.id);
+        return checkImage(ctx.store.pathOf(file.id), { signal: control.signal });
+      },
+    );
     if (result !== undefined) {
       report.files++;
       report.errors += result.errors;

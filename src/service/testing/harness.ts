@@ -23,7 +23,7 @@ export class Harness {
   service: RunningService;
   readonly engine: MemoryEngine;
   readonly caller: Caller;
-  readonly #config: ServiceConfig;
+  #config: ServiceConfig;
 
   private constructor(parts: {
     directory: string;
@@ -66,6 +66,11 @@ export class Harness {
     this.engine.catalog = this.catalog;
     await old.close(0).catch(() => undefined);
     this.service = await this.#create();
+  }
+
+  async reconfigure(options: Partial<ServiceConfig>): Promise<void> {
+    this.#config = { ...this.#config, ...options };
+    await this.restart();
   }
 
   async restart(): Promise<void> {
