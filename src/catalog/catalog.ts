@@ -23,6 +23,7 @@ export type Db = Kysely<Schema> | Tx;
 export type CommitHook = (tx: Tx) => Promise<void>;
 
 interface Waiting {
+  readonly mayUseReserve: boolean;
   run(tx: Tx): Promise<void>;
   committed(): void;
   failed(error: unknown): void;
@@ -86,12 +87,14 @@ export class Catalog {
 
   /**
    * Runs `work` in one transaction; durable when it resolves, without effect when it throws. Calls that come while another
-   * is being written share one commit with each other, each behind a savepoint of its own.
+   * is being written share one commit with each other, each behind a savepoint of its own. With `mayUseReserve`, for what
+   * gives space back, a full disk is met by giving up the reserve.
    */
-  write<T>(work: (tx: Tx) => Promise<T>): Promise<T> {
+  write<T>(work: (tx: Tx) => Promise<T>, options: { mayUseReserve?: boolean } = {}): Promise<T> {
     return new Promise<T>((resolve, reject) => {
       let result: { value: T } | undefined;
       this.#waiting.push({
+        mayUseReserve: options.mayUseReserve ?? false,
         run: async (tx) => {
           result = { value: await work(tx) };
         },
@@ -123,7 +126,8 @@ export class Catalog {
     try {
       return await attempt();
     } catch (error) {
-      if (!isSpaceExhausted(error) || !(await this.#relieve())) throw error;
+      const mayRelieve = isSpaceExhausted(error) && batch.some((one) => one.mayUseReserve);
+      if (!mayRelieve || !(await this.#relieve())) throw error;
       return attempt();
     }
   }

@@ -30,36 +30,39 @@ export function deleteDrive(
 ): Promise<Task> {
   const { runner } = context;
   const first = async (): Promise<Task> => {
-    const task = await runner.change(async (tx, add) => {
-      const drive = await driveRow(tx, caller, 'write', id);
-      assertVersion(drive, options.ifVersion);
-      if (drive.state === 'deleting') {
-        const earlier = runner.queueOf(id).find((queued) => queued.kind === 'drive.delete' && queued.ready);
-        if (earlier !== undefined) return earlier;
-      }
-      await assertNotExported(tx, id);
-      if (options.snapshots === 'refuse') await assertNoSnapshots(tx, id);
-      if (options.snapshots === 'delete') await beginDeletingSnapshots(tx, id);
-      await tx
-        .updateTable('drives')
-        .set({ state: 'deleting', updated_at: nowUs(), version: sql`version + 1` })
-        .where('id', '=', id)
-        .execute();
-      const added = await add({
-        kind: 'drive.delete',
-        input: {
-          snapshots: options.snapshots === 'delete' ? 'delete' : 'keep',
-          before: drive.state === 'error' || drive.state === 'creating' ? 'error' : 'available',
-        },
-        driveIds: [id],
-        objectKind: 'drive',
-        objectId: id,
-        owner: ownerOf(caller, drive.project_id),
-        event: { detail: { name: drive.name, snapshots: options.snapshots } },
-      });
-      await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: id });
-      return added;
-    });
+    const task = await runner.change(
+      async (tx, add) => {
+        const drive = await driveRow(tx, caller, 'write', id);
+        assertVersion(drive, options.ifVersion);
+        if (drive.state === 'deleting') {
+          const earlier = runner.queueOf(id).find((queued) => queued.kind === 'drive.delete' && queued.ready);
+          if (earlier !== undefined) return earlier;
+        }
+        await assertNotExported(tx, id);
+        if (options.snapshots === 'refuse') await assertNoSnapshots(tx, id);
+        if (options.snapshots === 'delete') await beginDeletingSnapshots(tx, id);
+        await tx
+          .updateTable('drives')
+          .set({ state: 'deleting', updated_at: nowUs(), version: sql`version + 1` })
+          .where('id', '=', id)
+          .execute();
+        const added = await add({
+          kind: 'drive.delete',
+          input: {
+            snapshots: options.snapshots === 'delete' ? 'delete' : 'keep',
+            before: drive.state === 'error' || drive.state === 'creating' ? 'error' : 'available',
+          },
+          driveIds: [id],
+          objectKind: 'drive',
+          objectId: id,
+          owner: ownerOf(caller, drive.project_id),
+          event: { detail: { name: drive.name, snapshots: options.snapshots } },
+        });
+        await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: id });
+        return added;
+      },
+      { mayUseReserve: true },
+    );
     cancelUseless(context, id);
     return runner.view(task);
   };

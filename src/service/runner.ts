@@ -97,9 +97,9 @@ export class TaskRunner {
 
   /**
    * Runs `work` in one transaction that may add tasks; once it is durable they are carried out. Queue positions are taken
-   * inside the transaction, so that they follow the tasks' numbers.
+   * inside the transaction, so that they follow the tasks' numbers. `mayUseReserve` is for what gives space back.
    */
-  async change<T>(work: (tx: Tx, add: AddTask) => Promise<T>): Promise<T> {
+  async change<T>(work: (tx: Tx, add: AddTask) => Promise<T>, options: { mayUseReserve?: boolean } = {}): Promise<T> {
     if (this.#closing) throw new CalotypeError('shutting_down');
     const added: ActiveTask[] = [];
     let result: T;
@@ -111,7 +111,7 @@ export class TaskRunner {
           added.push(task);
           return task;
         });
-      });
+      }, options);
     } catch (error) {
       for (const task of added) this.#forget(task);
       throw error;

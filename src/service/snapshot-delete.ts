@@ -36,53 +36,56 @@ export function deleteSnapshot(
 ): Promise<Task> {
   const { runner } = context;
   const first = async (): Promise<Task> => {
-    const task = await runner.change(async (tx, add) => {
-      // A guest may delete the part of a drive that he may write, without a right to all of the snapshot.
-      const wanted = options.parts === undefined ? undefined : new Set(options.parts);
-      if (wanted === undefined) await snapshotRow(tx, caller, 'write', id);
-      else for (const part of wanted) await partRow(tx, caller, 'write', part);
-      const snapshot = await findSnapshot(tx, id);
-      if (snapshot === undefined) throw notFound('snapshot', id);
-      assertVersion(snapshot, options.ifVersion);
-      for (const part of wanted ?? []) {
-        if (!snapshot.parts.some((known) => known.id === part)) throw notFound('drive snapshot', part);
-      }
-      const parts = snapshot.parts.filter((part) => wanted === undefined || wanted.has(part.id));
-      const whole = parts.length === snapshot.parts.length;
-      if (snapshot.state === 'deleting') {
-        const earlier = findDeletion(context, id);
-        if (earlier !== undefined) return earlier;
-      }
-      const driveSnapshotIds = parts.map((part) => part.id);
-      await assertPointsFree(tx, driveSnapshotIds);
-      if (whole) {
-        await moveSnapshot(tx, {
-          id,
-          from: ['creating', 'available', 'error'],
-          to: 'deleting',
-          error: snapshot.error_json,
-          at: nowUs(),
-        });
-      }
-      const driveIds = [...new Set(parts.map((part) => part.drive_id))];
-      const added = await add({
-        kind: 'snapshot.delete',
-        input: {
-          snapshotId: id,
-          driveSnapshotIds,
+    const task = await runner.change(
+      async (tx, add) => {
+        // A guest may delete the part of a drive that he may write, without a right to all of the snapshot.
+        const wanted = options.parts === undefined ? undefined : new Set(options.parts);
+        if (wanted === undefined) await snapshotRow(tx, caller, 'write', id);
+        else for (const part of wanted) await partRow(tx, caller, 'write', part);
+        const snapshot = await findSnapshot(tx, id);
+        if (snapshot === undefined) throw notFound('snapshot', id);
+        assertVersion(snapshot, options.ifVersion);
+        for (const part of wanted ?? []) {
+          if (!snapshot.parts.some((known) => known.id === part)) throw notFound('drive snapshot', part);
+        }
+        const parts = snapshot.parts.filter((part) => wanted === undefined || wanted.has(part.id));
+        const whole = parts.length === snapshot.parts.length;
+        if (snapshot.state === 'deleting') {
+          const earlier = findDeletion(context, id);
+          if (earlier !== undefined) return earlier;
+        }
+        const driveSnapshotIds = parts.map((part) => part.id);
+        await assertPointsFree(tx, driveSnapshotIds);
+        if (whole) {
+          await moveSnapshot(tx, {
+            id,
+            from: ['creating', 'available', 'error'],
+            to: 'deleting',
+            error: snapshot.error_json,
+            at: nowUs(),
+          });
+        }
+        const driveIds = [...new Set(parts.map((part) => part.drive_id))];
+        const added = await add({
+          kind: 'snapshot.delete',
+          input: {
+            snapshotId: id,
+            driveSnapshotIds,
+            driveIds,
+            whole,
+            before: snapshot.state === 'error' ? 'error' : 'available',
+          },
           driveIds,
-          whole,
-          before: snapshot.state === 'error' ? 'error' : 'available',
-        },
-        driveIds,
-        objectKind: 'snapshot',
-        objectId: id,
-        owner: ownerOf(caller, snapshot.project_id),
-        event: { detail: { name: snapshot.name, ...(whole ? {} : { driveSnapshotIds }) } },
-      });
-      await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'snapshot', objectId: id });
-      return added;
-    });
+          objectKind: 'snapshot',
+          objectId: id,
+          owner: ownerOf(caller, snapshot.project_id),
+          event: { detail: { name: snapshot.name, ...(whole ? {} : { driveSnapshotIds }) } },
+        });
+        await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'snapshot', objectId: id });
+        return added;
+      },
+      { mayUseReserve: true },
+    );
     return runner.view(task);
   };
   return once(context, caller, options, first, (attempt) => replayTask(context, attempt));

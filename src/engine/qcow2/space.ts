@@ -10,6 +10,8 @@ import { CalotypeError } from '../../core/errors.ts';
 
 const run = promisify(execFile);
 const cacheMs = 1000;
+/** With this many times the bytes wanted free, a figure of a second ago will do. */
+const roomyTimes = 8;
 
 export interface SpaceOptions {
   /** Creates are refused when fewer bytes are free. */
@@ -52,8 +54,9 @@ export class SpaceGuard {
 
   /** @throws space_low with free and wanted bytes */
   async assertRoom(neededBytes = 0): Promise<void> {
-    const { freeBytes } = await this.measure();
     const wanted = this.#options.minFreeBytes + neededBytes;
+    if (this.#free < wanted * roomyTimes) this.#at = 0;
+    const { freeBytes } = await this.measure();
     if (freeBytes >= wanted) return;
     this.#at = 0;
     throw new CalotypeError('space_low', `Only ${freeBytes} bytes are free; ${wanted} are wanted.`, {
