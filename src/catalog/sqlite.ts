@@ -4,7 +4,7 @@
  */
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { SqliteDialect, type SqliteStatement } from 'kysely';
-import { CalotypeError } from '../core/errors.ts';
+import { asSpaceError } from '../core/space-error.ts';
 
 const cachedStatements = 500;
 
@@ -55,13 +55,6 @@ class Rollback extends Statement {
   override run(parameters: readonly unknown[]): { changes: number | bigint; lastInsertRowid: number | bigint } {
     return this.#raw.isTransaction ? super.run(parameters) : { changes: 0, lastInsertRowid: 0 };
   }
-}
-
-const sqliteFull = 13;
-
-function asSpaceError(error: unknown): unknown {
-  const isFull = error instanceof Error && 'errcode' in error && error.errcode === sqliteFull;
-  return isFull ? new CalotypeError('space_exhausted', 'The disk is full.', {}, { cause: error }) : error;
 }
 
 export interface SqliteHandle {

@@ -85,7 +85,7 @@ function readAccess(directory: string): AccessFile {
       throw new CliError(
         exitCodes.unreachable,
         'no_access_file',
-        `There is no ${file}: no server was ever started there.`,
+        `There is no ${file}: no server was started there, or the file was removed.`,
         {
           remedy: `Start one (calotype serve --data ${directory}, or npm start), or say where it is: --data DIR, CALOTYPE_DATA, or --url and --token.`,
         },

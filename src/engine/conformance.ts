@@ -8,7 +8,10 @@ import { testClones } from './conformance/clones.ts';
 import { testDeletions } from './conformance/deletions.ts';
 import { testDrives } from './conformance/drives.ts';
 import { testExports } from './conformance/exports.ts';
+import { testFaults } from './conformance/faults.ts';
 import type { EngineHarness } from './conformance/harness.ts';
+import { testImports } from './conformance/imports.ts';
+import { testMany } from './conformance/many.ts';
 import { testReverts } from './conformance/reverts.ts';
 import { testSizes } from './conformance/sizes.ts';
 import { testSnapshots } from './conformance/snapshots.ts';
@@ -23,6 +26,9 @@ const sections = {
   deletions: testDeletions,
   sizes: testSizes,
   exports: testExports,
+  imports: testImports,
+  many: testMany,
+  faults: testFaults,
 } as const satisfies Record<string, (harness: EngineHarness) => void>;
 
 export type Section = keyof typeof sections;

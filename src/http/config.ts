@@ -275,6 +275,10 @@ function isConfig(values: unknown): values is Config {
 export function helpText(): string {
   const rows = [
     ['--config FILE', 'settings as a JSON object, keys as listed (portBase, …); paths in it count from its directory'],
+    [
+      '--reset-password USER',
+      'instead of starting: gives a user a new password, prints it and ends; for a stopped server',
+    ],
     ...settings.map((s) => [
       `${flagOf(s.key)} ${valueWord(s.kind)}`,
       `${s.help}${s.fallback === undefined || (Array.isArray(s.fallback) && s.fallback.length === 0) ? '' : ` (${showFallback(s)})`}`,

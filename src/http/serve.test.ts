@@ -226,6 +226,34 @@ describe('refusing to start, in one sentence', () => {
   });
 });
 
+test('--reset-password gives a user of a stopped server a new password; a running one is left alone', async () => {
+  const flags = ['--data', data, '--reset-password', 'admin'];
+  expect(await failure(flags)).toMatchObject({ code: 2, stderr: expect.stringContaining('There is no catalog') });
+  const first = await start();
+  expect(await failure(flags)).toMatchObject({ code: 4 });
+  first.child.kill('SIGTERM');
+  await first.ended;
+  rmSync(join(data, 'access.json'));
+  expect(await failure(['--data', data, '--reset-password=nobody'])).toEqual({
+    code: 1,
+    stderr: 'calotype: There is no user nobody.',
+  });
+  const reset = run(flags);
+  const [password, { code }] = await Promise.all([text(reset.child.stdout), reset.ended]);
+  expect(code).toBe(0);
+
+  const { child } = run(['--data', data, '--port-base', '0']);
+  let said = '';
+  for await (const chunk of child.stdout.setEncoding('utf8')) {
+    said += chunk;
+    if (said.includes('credentials ')) break;
+  }
+  expect(said).toContain('calotype serve --reset-password USER');
+  const url = /native +(\S+)/.exec(said)?.[1] ?? '';
+  const basic = Buffer.from(`admin:${password.trim()}`).toString('base64');
+  expect((await fetch(`${url}/drives`, { headers: { authorization: `Basic ${basic}` } })).status).toBe(200);
+});
+
 test('requests in flight are finished when the server is asked to stop', async () => {
   const server = await start();
   const stream = await server.call('/events', { headers: { accept: 'text/event-stream' } });

@@ -7,6 +7,7 @@ import { assemble, readTls, type Seams, type Server } from './assemble.ts';
 import { type Config, helpText, readConfig } from './config.ts';
 import { type DataLock, lockDataDirectory } from './data-lock.ts';
 import { createLogger } from './logging.ts';
+import { resetPassword, takeResetFlag } from './reset-password.ts';
 import { explainFailure, explainListenError, readyText } from './startup-report.ts';
 
 const graceMs = 10_000;
@@ -20,7 +21,13 @@ export async function runServer(argv: readonly string[], seams: Seams = {}): Pro
   let lock: DataLock | undefined;
   let server: Server | undefined;
   try {
-    const config = readConfig(argv, process.env);
+    const { user, rest } = takeResetFlag(argv);
+    const config = readConfig(rest, process.env);
+    if (user !== undefined) {
+      process.stdout.write(`${await resetPassword(config.data, user)}\n`);
+      process.stderr.write(`This is the new password of ${user}; it is not shown again.\n`);
+      return;
+    }
     const version = readVersion();
     mkdirSync(config.data, { recursive: true, mode: 0o700 });
     lock = lockDataDirectory(config.data);

@@ -65,6 +65,8 @@ export interface ReadyFacts {
   readonly isExposedWithoutTls: boolean;
 }
 
+const wayBackIn = 'a stopped server makes a new password: calotype serve --reset-password USER';
+
 export function readyText(facts: ReadyFacts): string {
   const { endpoints, bootstrap, data } = facts;
   const rows: [string, string][] = Object.entries(endpoints).map(([name, url]) => [name, url]);
@@ -80,7 +82,7 @@ export function readyText(facts: ReadyFacts): string {
       ['project', access.project],
     );
   }
-  rows.push(['credentials', access === null ? `${bootstrap.path} (missing)` : bootstrap.path]);
+  rows.push(['credentials', access === null ? `${bootstrap.path} (missing; ${wayBackIn})` : bootstrap.path]);
   out.push(...table(rows));
   if (facts.isExposedWithoutTls) {
     out.push(

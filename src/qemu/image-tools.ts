@@ -5,11 +5,12 @@
  */
 import { spawn } from 'node:child_process';
 import { constants } from 'node:fs';
-import { open, unlink } from 'node:fs/promises';
+import { open, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, resolve } from 'node:path';
 import { CalotypeError } from '../core/errors.ts';
+import { asSpaceError } from '../core/space-error.ts';
 import { type ImportLimits, inspectBytes, parseImportFormat, tooLarge } from './import-formats.ts';
-import { type Qcow2Header, readHeader, spaceError } from './qcow2.ts';
+import { type Qcow2Header, readHeader } from './qcow2.ts';
 
 export type { ImportLimits } from './import-formats.ts';
 
@@ -344,7 +345,7 @@ function progressReader(totalBytes: number, onProgress: ProgressListener | undef
 async function writeNewFile(target: string, fill: () => Promise<void>): Promise<void> {
   const flags = constants.O_WRONLY | constants.O_CREAT | constants.O_EXCL;
   const file = await open(target, flags, 0o600).catch((cause: unknown) => {
-    throw spaceError(cause);
+    throw asSpaceError(cause);
   });
   await file.close();
   try {
@@ -352,7 +353,7 @@ async function writeNewFile(target: string, fill: () => Promise<void>): Promise<
     await syncFile(target);
   } catch (cause) {
     await unlink(target).catch(() => undefined);
-    throw spaceError(cause);
+    throw asSpaceError(cause);
   }
 }
 
@@ -365,8 +366,12 @@ async function syncFile(path: string): Promise<void> {
   }
 }
 
+/** Below this, scattered writes are gathered in the page cache, which is several times faster, and flushed once. */
+const smallBytes = 256 * 1024 * 1024;
+
 /** Past the page cache where the file system can: gigabytes of dirty pages would hold up every guest's flush. */
-async function targetCache(path: string): Promise<'none' | 'writeback'> {
+async function targetCache(path: string, expectedBytes = Number.POSITIVE_INFINITY): Promise<'none' | 'writeback'> {
+  if (expectedBytes < smallBytes) return 'writeback';
   try {
     await (await open(path, constants.O_RDONLY | constants.O_DIRECT)).close();
     return 'none';
@@ -471,7 +476,7 @@ export async function rebase(
       '-f',
       'qcow2',
       '-t',
-      await targetCache(file),
+      await targetCache(file, (await stat(file)).blocks * 512),
       ...backing,
       '--',
       name,

@@ -22,6 +22,7 @@ import { constants } from 'node:fs';
 import { type FileHandle, open, unlink } from 'node:fs/promises';
 import { CalotypeError } from '../core/errors.ts';
 import type { Extent, Extents } from '../core/extents.ts';
+import { asSpaceError } from '../core/space-error.ts';
 
 const magic = 0x514649fb;
 const extensionEnd = 0;
@@ -173,7 +174,7 @@ export async function createOverlayFile(
 
   const flags = constants.O_RDWR | constants.O_CREAT | constants.O_EXCL;
   const file = await open(path, flags, 0o600).catch((cause: unknown) => {
-    throw spaceError(cause);
+    throw asSpaceError(cause);
   });
   try {
     // Size first: the rest then fills holes, and no write can leave a file that looks whole and is too short.
@@ -186,16 +187,8 @@ export async function createOverlayFile(
   } catch (cause) {
     await file.close().catch(() => undefined);
     await unlink(path).catch(() => undefined);
-    throw spaceError(cause);
+    throw asSpaceError(cause);
   }
-}
-
-/** A full disk or quota as `space_exhausted`; any other reason as it is. */
-export function spaceError(cause: unknown): unknown {
-  const code = cause instanceof Error && 'code' in cause ? cause.code : undefined;
-  return code === 'ENOSPC' || code === 'EDQUOT'
-    ? new CalotypeError('space_exhausted', undefined, {}, { cause })
-    : cause;
 }
 
 async function writeFully(file: FileHandle, bytes: Buffer, position: number): Promise<void> {

@@ -290,7 +290,8 @@ describe('a token', () => {
     await expectError(fixture.authenticator.bearer(one.secret), 'token_revoked');
     await fixture.authenticator.bearer(two.secret);
     await fixture.users.update(fixture.operator, 'ann', { disabled: true });
-    await expectError(fixture.authenticator.bearer(two.secret), 'unauthenticated');
+    const refused = await errorOf(fixture.authenticator.bearer(two.secret));
+    expect(refused).toMatchObject({ code: 'unauthenticated', message: 'The user of this token is disabled.' });
     await fixture.users.update(fixture.operator, 'ann', { disabled: false });
     await fixture.authenticator.bearer(two.secret);
     await fixture.users.delete(fixture.operator, 'ann');

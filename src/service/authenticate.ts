@@ -121,7 +121,8 @@ export class Authenticator {
     const generation = this.#generation;
     const token = await verifyToken(this.#catalog.db, secret, this.#wallClockUs());
     const user = await loadIdentity(this.#catalog.db, token.userId);
-    if (user === null) throw wrongCredentials();
+    // Who holds the token may know: its secret cannot be guessed, and a deleted user's tokens are gone.
+    if (user === null) throw new CalotypeError('unauthenticated', 'The user of this token is disabled.');
     const identity: Identity = { ...user, tokenId: token.tokenId };
     this.#remember(key, identity, token.expiresAt, generation);
     return identity;
@@ -137,7 +138,7 @@ export class Authenticator {
     if (known !== undefined && known.until > this.#now()) return known.identity;
     const generation = this.#generation;
     const identity = await loadIdentity(this.#catalog.db, userId);
-    if (identity === null) throw wrongCredentials();
+    if (identity === null) throw new CalotypeError('unauthenticated', 'The user is disabled or deleted.');
     this.#remember(key, identity, null, generation);
     return identity;
   }

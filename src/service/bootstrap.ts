@@ -63,7 +63,7 @@ export async function bootstrap(
 
 /**
  * An operator acting at the machine itself, with access to its files: the way back in when every secret is lost
- * (`calotype user reset-password`). Null when there is none, which only a first start can be.
+ * (`calotype serve --reset-password`). Null when there is none, which only a first start can be.
  */
 export async function localOperator(catalog: Catalog, via: string): Promise<Caller | null> {
   const user = await catalog.db

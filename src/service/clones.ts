@@ -15,6 +15,7 @@ import { checkLabels, fitName } from './labels.ts';
 import { toDrive } from './objects.ts';
 import { replayDrive } from './replay.ts';
 import { assertMayCreate } from './rights.ts';
+import { assertRoom } from './room.ts';
 
 /** The one part meant. @throws not_found, invalid_request when it must be named */
 export function choosePart(snapshot: SnapshotRecord, wanted: DriveSnapshotId | undefined) {
@@ -41,12 +42,13 @@ export function cloneSnapshot(
   input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
   options?: CreateOptions,
 ): Promise<WithTask<'drive', Drive>> {
-  const { runner, config } = context;
+  const { engine, runner, config } = context;
   const first = async () => {
     assertMayCreate(caller);
     const wantedName = input.name === undefined ? undefined : checkName(input.name);
     const labels = checkLabels(input);
     const driveId = newId<DriveId>();
+    const space = await engine.space();
     const { task, record } = await runner.change(async (tx, add) => {
       const snapshot = await readableSnapshot(tx, caller, id);
       const part = choosePart(snapshot, input.part);
@@ -65,6 +67,7 @@ export function cloneSnapshot(
       if (options?.refuseExistingName === true && (await driveNameExists(tx, caller.projectId, name))) {
         throw new CalotypeError('name_taken', `There is a drive named ${name}.`, { name });
       }
+      assertRoom(space);
       const made = await insertDrive(tx, {
         id: driveId,
         projectId: caller.projectId,

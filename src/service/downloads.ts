@@ -16,6 +16,7 @@ import type { Caller } from './caller.ts';
 import { choosePart } from './clones.ts';
 import type { Context } from './context.ts';
 import { temporaryDirectory } from './imports.ts';
+import { assertRoom } from './room.ts';
 
 export interface Download {
   readonly stream: Readable;
@@ -143,7 +144,7 @@ function* zeroBytes(length: number): Generator<Buffer> {
 async function converted(context: Context, of: ReadFrom): Promise<{ stream: Readable; sizeBytes: number }> {
   const directory = temporaryDirectory(context);
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  if ((await context.engine.space()).low) throw new CalotypeError('space_low');
+  assertRoom(await context.engine.space());
   const path = join(directory, `download-${newId<DriveId>()}`);
   try {
     await context.engine.withReader(of, (target) =>

@@ -22,6 +22,7 @@ import { toDrive } from './objects.ts';
 import { replayDrive, replayTask } from './replay.ts';
 import { revertDrive } from './reverts.ts';
 import { assertMayCreate } from './rights.ts';
+import { assertRoom } from './room.ts';
 import type { TaskInputs } from './task-inputs.ts';
 
 export function driveUseCases(context: Context): DriveUseCases {
@@ -66,10 +67,12 @@ export function driveUseCases(context: Context): DriveUseCases {
         const sizeBytes = checkSize(input.sizeBytes, { max: config.maxDriveBytes }, 'sizeBytes');
         const labels = checkLabels(input);
         const id = newId<DriveId>();
+        const space = await engine.space();
         const { task, record } = await runner.change(async (tx, add) => {
           if (options?.refuseExistingName === true && (await driveNameExists(tx, caller.projectId, name))) {
             throw new CalotypeError('name_taken', `There is a drive named ${name}.`, { name });
           }
+          assertRoom(space);
           const made = await insertDrive(tx, {
             id,
             projectId: caller.projectId,

@@ -25,6 +25,7 @@ import { checkLabels } from './labels.ts';
 import { toDrive } from './objects.ts';
 import { replayDrive } from './replay.ts';
 import { assertMayCreate } from './rights.ts';
+import { assertRoom } from './room.ts';
 
 const uploadPrefix = 'upload-';
 
@@ -101,7 +102,7 @@ async function receive(context: Context, stream: Readable, driveId: DriveId): Pr
   const directory = temporaryDirectory(context);
   const path = join(directory, `${uploadPrefix}${driveId}`);
   await mkdir(directory, { recursive: true, mode: 0o700 });
-  if ((await engine.space()).low) throw new CalotypeError('space_low');
+  assertRoom(await engine.space());
   let received = 0;
   const limit = new Transform({
     transform(chunk: Buffer, _encoding, next) {

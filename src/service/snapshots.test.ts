@@ -84,10 +84,29 @@ describe('taking snapshots', () => {
     expect((await h.service.tasks.list(h.caller, { driveId: drive.id }, {})).items).toHaveLength(1);
   });
 
+  it('is refused below the mark before anything is recorded, but not its repetition', async () => {
+    const drive = await h.drive();
+    const options = { idempotency: { key: 'k', requestHash: 'same' } };
+    const first = await h.service.snapshots.create(h.caller, { driveIds: [drive.id] }, options);
+    await h.done(first.task);
+    h.engine.low = true;
+    const input = { driveIds: [drive.id] };
+    expect(await codeOf(h.service.snapshots.create(h.caller, input))).toMatchObject({ code: 'space_low' });
+    expect(await codeOf(h.service.snapshots.clone(h.caller, first.snapshot.id, {}))).toMatchObject({
+      code: 'space_low',
+    });
+    expect((await h.service.snapshots.create(h.caller, input, options)).snapshot.id).toBe(first.snapshot.id);
+    expect((await h.service.snapshots.list(h.caller, {}, undefined, {})).items).toHaveLength(1);
+    expect((await h.service.tasks.list(h.caller, {}, {})).items).toHaveLength(2);
+  });
+
   it('keeps what was written before the snapshot failed', async () => {
     const drive = await h.drive();
-    h.engine.low = true;
+    const held = h.hold('before:snapshot');
     const { task, snapshot } = await h.service.snapshots.create(h.caller, { driveIds: [drive.id] });
+    await held.reached;
+    h.engine.low = true;
+    held.release();
     expect((await h.ended(task)).error?.code).toBe('space_low');
     expect(await h.service.snapshots.get(h.caller, snapshot.id)).toMatchObject({ state: 'error' });
     expect(await drawTree(drive.id)).toBe('');

@@ -21,9 +21,11 @@ import { toSnapshot } from './objects.ts';
 import { replaySnapshot } from './replay.ts';
 import { revertSnapshot } from './reverts.ts';
 import { assertWritable } from './rights.ts';
+import { assertRoom } from './room.ts';
 import { deleteSnapshot } from './snapshot-delete.ts';
 import { listSnapshots, snapshotTree } from './snapshot-lists.ts';
 
+/** Drives in one snapshot, at most. */
 export const maxGroup = 64;
 const rememberedSnapshots = 2000;
 
@@ -51,6 +53,7 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
         const wanted = input.name === undefined ? undefined : checkName(input.name);
         const labels = checkLabels(input);
         const id = newId<SnapshotId>();
+        const space = await engine.space();
         const { task, record } = await runner.change(async (tx, add) => {
           const rows = await findDriveRows(tx, driveIds);
           const drives = [];
@@ -70,6 +73,7 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
           if (options?.refuseExistingName === true && (await snapshotNameExists(tx, leader.project_id, name))) {
             throw new CalotypeError('name_taken', `There is a snapshot named ${name}.`, { name });
           }
+          assertRoom(space);
           const parts = drives.map((drive) => ({
             id: newId<DriveSnapshotId>(),
             driveId: drive.id,

@@ -86,8 +86,11 @@ describe('the queue of a drive', () => {
 
 describe('a task', () => {
   it('fails with the error of the engine, and its object shows it', async () => {
-    h.engine.low = true;
+    const held = h.hold('before:createDrive');
     const { task, drive } = await h.service.drives.create(h.caller, { name: 'd', sizeBytes: 4096 });
+    await held.reached;
+    h.engine.low = true;
+    held.release();
     expect(await h.ended(task)).toMatchObject({ state: 'failed', error: { code: 'space_low' } });
     expect(await h.service.drives.get(h.caller, drive.id)).toMatchObject({
       state: 'error',

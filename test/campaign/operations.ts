@@ -39,9 +39,10 @@ export class Operator {
   readonly #names: Names;
   readonly #ledger: Ledger;
   /** Every task of ours that was ever seen. */
-  readonly #tasks = new Set<string>();
+  readonly #tasks: Set<string>;
 
-  constructor(api: Api, names: Names, ledger: Ledger) {
+  constructor(api: Api, names: Names, ledger: Ledger, knownTasks: Iterable<string> = []) {
+    this.#tasks = new Set(knownTasks);
     this.#api = api;
     this.#names = names;
     this.#ledger = ledger;

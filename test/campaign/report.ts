@@ -2,7 +2,8 @@
 import type { Totals } from './campaign.ts';
 
 export function summaryOf(totals: Totals, seconds: number): string {
-  const { checks, writer } = totals;
+  const { work } = totals;
+  const { checks, writer } = work;
   const sum = (counts: ReadonlyMap<unknown, number>): number => [...counts.values()].reduce((a, b) => a + b, 0);
   const list = (counts: ReadonlyMap<string, number>): string =>
     [...counts]
@@ -15,10 +16,10 @@ export function summaryOf(totals: Totals, seconds: number): string {
   const rows: [string, string][] = [
     ['kills', `${sum(totals.kills)}: ${list(totals.kills)}`],
     ['kills by step', list(totals.steps)],
-    ['changes', `${sum(totals.operations)}: ${list(totals.operations)}`],
+    ['changes', `${sum(work.operations)}: ${list(work.operations)}`],
     [
       'without answer',
-      `${totals.unanswered}; ${totals.askedAgain} asked again with their key, ${totals.lookedUp} looked up, the rest followed by task`,
+      `${work.unanswered}; ${work.askedAgain} asked again with their key, ${work.lookedUp} looked up, the rest followed by task`,
     ],
     ['writes', `${writer.writes} (${mebibytes(writer.bytes)} MiB), ${writer.flushes} flushes`],
     ['restarts', `${ready.length}, ready after ${median.toFixed(0)} ms (median), ${slowest.toFixed(0)} ms (longest)`],

@@ -108,6 +108,11 @@ export class ServerProcess {
     return access.token;
   }
 
+  /** The last line of the trace of steps. */
+  lastStep(): string {
+    return readFileSync(this.tracePath, 'utf8').trimEnd().split('\n').at(-1) ?? '';
+  }
+
   arm(arm: Arm | null): void {
     this.#child?.send({ arm }, () => undefined);
   }

@@ -102,9 +102,9 @@ export async function createExport(ctx: Context, drive: string | undefined, opti
   await ctx.print(`${served.uri}\n`);
   if (served.tlsPsk !== undefined) {
     const { identity, keyHex } = served.tlsPsk;
-    await ctx.print(`key file (psk.txt), shown once:\n  ${identity}:${keyHex}\n`);
+    await ctx.print(`key file (keys.psk), shown once:\n  ${identity}:${keyHex}\n`);
     ctx.note(
-      `Try: qemu-img info --object tls-creds-psk,id=tls0,dir=DIR_OF_PSK_FILE,endpoint=client,username=${identity} --image-opts driver=nbd,…,tls-creds=tls0`,
+      `Try: qemu-img info --object tls-creds-psk,id=tls0,dir=DIR_OF_KEYS_PSK,endpoint=client,username=${identity} --image-opts driver=nbd,…,tls-creds=tls0`,
     );
   } else {
     ctx.note(`Try: qemu-img info '${served.uri}'   or: nbdinfo '${served.uri}'`);

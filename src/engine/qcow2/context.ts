@@ -62,15 +62,16 @@ export async function abandon(ctx: Context, ids: readonly number[]): Promise<voi
   }
 }
 
-/** Closes and removes what a commit has made superfluous. The change stands already, so this may not fail. */
+/**
+ * Closes what a commit has made superfluous, and unlinks it behind the caller's back: that can take long where the file
+ * system trims. The change stands already, so this may not fail; `sweepDead` and recovery see to what is left.
+ */
 export async function discard(ctx: Context, ids: readonly number[]): Promise<void> {
   try {
     const graph = ctx.graph();
     if (graph.alive) await graph.tidy();
-    await removeDead(
-      ctx,
-      ids.filter((id) => !graph.isOpen(id)),
-    );
+    const closed = ids.filter((id) => !graph.isOpen(id));
+    if (closed.length > 0) ctx.background(() => removeDead(ctx, closed));
   } catch (error) {
     ctx.logger.warn(`Superfluous layer files stay for now: ${String(error)}`);
   }

@@ -13,6 +13,7 @@ import { clipExtents } from '../../core/extents.ts';
 import type { DriveId, DriveSnapshotId, ExportId } from '../../core/ids.ts';
 import type { CheckReport, DriveUsage, SnapshotUsage } from '../../core/model.ts';
 import { KeyedMutex, Mutex } from '../../core/mutex.ts';
+import { asSpaceError } from '../../core/space-error.ts';
 import { convertImport } from '../../qemu/image-tools.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
 import { reachStorageDaemon, stopStorageDaemon } from '../../qemu/storage-daemon.ts';
@@ -30,7 +31,7 @@ import { addSkipLayer, flattenDrive, needsSkipLayer, tooDeep } from './compact.t
 import { abandon, type Context, type EngineLogger, markDead, planOverlay } from './context.ts';
 import { Deltas } from './deltas.ts';
 import { examine } from './doctor.ts';
-import { asSpaceError, FileStore } from './file-store.ts';
+import { FileStore } from './file-store.ts';
 import { Graph } from './graph.ts';
 import { dropSpare, maxDepth, pivotDrives, topDepth } from './pivot.ts';
 import { drivesWithGarbage, type Parts, reclaim, sweepDead } from './reclaim.ts';

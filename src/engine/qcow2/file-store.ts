@@ -4,7 +4,7 @@
  */
 import { open, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
-import { CalotypeError } from '../../core/errors.ts';
+import { asSpaceError } from '../../core/space-error.ts';
 import { createOverlayFile, setBackingName } from '../../qemu/qcow2.ts';
 
 const pattern = /^l([0-9a-z]+)\.qcow2$/;
@@ -94,16 +94,4 @@ export class FileStore {
   async list(): Promise<string[]> {
     return readdir(this.directory);
   }
-}
-
-const sqliteFull = 13;
-
-/** Turns ENOSPC, EDQUOT and what SQLite says to them into the catalogue's words. */
-export function asSpaceError(error: unknown): unknown {
-  if (!(error instanceof Error) || !('code' in error)) return error;
-  const isFull =
-    error.code === 'ENOSPC' ||
-    error.code === 'EDQUOT' ||
-    (error.code === 'ERR_SQLITE_ERROR' && 'errcode' in error && error.errcode === sqliteFull);
-  return isFull ? new CalotypeError('space_exhausted', undefined, {}, { cause: error }) : error;
 }

@@ -393,8 +393,10 @@ export class Graph {
     let speed = control.wishes().bytesPerSecond;
     await this.#takeZeroesAsHoles(layers.lower);
     const changed = this.#jobWaiter(jobId, control.signal);
+    // Known before it is sent: what is sent after it finds the filter there.
+    this.#detours.set(layers.upper, { node: `c${jobId}`, jobId });
     try {
-      await this.qmp.execute('block-commit', {
+      const begun = this.qmp.execute('block-commit', {
         'job-id': jobId,
         device: this.nodeName(layers.standIn),
         'top-node': this.nodeName(layers.upper),
@@ -405,7 +407,10 @@ export class Graph {
         'on-error': 'enospc',
         ...(speed > 0 ? { speed } : {}),
       });
-      this.#detours.set(layers.upper, { node: `c${jobId}`, jobId });
+      await begun.catch((error: unknown) => {
+        this.#forgetDetour(jobId);
+        throw error;
+      });
       let paused = false;
       let cancelling = false;
       let outOfSpace = false;

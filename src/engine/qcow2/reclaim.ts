@@ -76,6 +76,7 @@ export async function reclaim(
       if (++replans > maxReplans) finished.add(root);
     }
   }
+  await sweepDead(ctx, owners);
   return { freedBytes: work.freedBytes, keptBytes: await keptBytes(ctx, driveIds) };
 }
 

@@ -6,10 +6,10 @@
 import type { ExportRow } from '../../catalog/schema.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId } from '../../core/ids.ts';
+import { asSpaceError } from '../../core/space-error.ts';
 import { NbdClient } from '../../qemu/nbd-client.ts';
 import { isEmptyOverlay } from '../../qemu/qcow2.ts';
 import { type Context, removeDead } from './context.ts';
-import { asSpaceError } from './file-store.ts';
 import type { JobInfo } from './graph.ts';
 import { restoreHeaders, settleMerge } from './merge.ts';
 import { adoptTop, dropSpare, prepareSpare } from './pivot.ts';

@@ -5,6 +5,7 @@ import { sumExtents } from '../../core/extents.ts';
 import type { DriveId, DriveSnapshotId, SnapshotId } from '../../core/ids.ts';
 import type { Snapshot } from '../../core/model.ts';
 import { usFromIso } from '../../core/time.ts';
+import { maxGroup } from '../../service/snapshots.ts';
 import { callerOf } from '../authentication.ts';
 import { type App, type AppContext, describe } from '../context.ts';
 import { changeOptions, checkIfMatch, createOptions, ifVersion, setEtag } from '../preconditions.ts';
@@ -48,7 +49,7 @@ export function snapshotRoutes(app: App, context: AppContext): void {
       schema: {
         ...describe('createSnapshot', 'snapshots', 'Take a snapshot of drives, all at one instant'),
         body: strict({
-          driveIds: Type.Array(uuid<DriveId>(), { minItems: 1, maxItems: 256, uniqueItems: true }),
+          driveIds: Type.Array(uuid<DriveId>(), { minItems: 1, maxItems: maxGroup, uniqueItems: true }),
           name: Type.Optional(nameField),
           ...labelFields,
         }),
