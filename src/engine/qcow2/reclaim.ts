@@ -244,9 +244,13 @@ async function freeze(parts: Parts, driveId: DriveId, work: Work): Promise<void>
   await parts.deltas.foldUnnamed([driveId]);
 }
 
+/** What files take on disk that are not about to go. */
 async function bytesOf(ctx: Context, ids: readonly number[]): Promise<number> {
   let bytes = 0;
-  for (const id of ids) bytes += await ctx.store.diskBytes(id);
+  for (const id of ids) {
+    const row = await findFile(ctx.catalog.db, id);
+    if (row !== undefined && row.state !== 'dead') bytes += await ctx.store.diskBytes(id);
+  }
   return bytes;
 }
 
@@ -257,9 +261,8 @@ async function unlinkLeaves(parts: Parts, files: readonly FileRow[], work: Work)
   const dead = await ctx.links.run(() => ctx.catalog.write((tx) => markLeavesDead(tx, ids)));
   if (dead.length === 0) throw new MovedError();
   ctx.step('unlink.marked');
-  const before = await bytesOf(ctx, dead);
+  for (const id of dead) work.freedBytes += await ctx.store.diskBytes(id);
   await discard(ctx, dead);
-  work.freedBytes += before - (await bytesOf(ctx, dead));
 }
 
 async function markLeavesDead(tx: Tx, ids: readonly number[]): Promise<number[]> {
