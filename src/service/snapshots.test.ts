@@ -96,7 +96,7 @@ describe('taking snapshots', () => {
       code: 'space_low',
     });
     expect((await h.service.snapshots.create(h.caller, input, options)).snapshot.id).toBe(first.snapshot.id);
-    expect((await h.service.snapshots.list(h.caller, {}, undefined, {})).items).toHaveLength(1);
+    expect((await h.service.snapshots.list(h.caller, {}, { by: 'number', order: 'asc' }, {})).items).toHaveLength(1);
     expect((await h.service.tasks.list(h.caller, {}, {})).items).toHaveLength(2);
   });
 

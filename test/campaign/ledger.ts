@@ -8,17 +8,20 @@ import type { Plan } from './plans.ts';
 export type Event = (oracle: Oracle) => void;
 
 export interface LedgerOptions {
+  /** One that knows something already. */
+  readonly oracle?: Oracle;
   readonly note?: (event: Event) => void;
   /** For people: every change as it begins and ends. */
   readonly log?: (line: string) => void;
 }
 
 export class Ledger {
-  readonly oracle = new Oracle();
+  readonly oracle: Oracle;
   readonly #note: ((event: Event) => void) | undefined;
   readonly #log: ((line: string) => void) | undefined;
 
   constructor(options: LedgerOptions = {}) {
+    this.oracle = options.oracle ?? new Oracle();
     this.#note = options.note;
     this.#log = options.log;
   }

@@ -42,4 +42,24 @@ export class Names {
     }
     this.snapshots.set(name, { id: body.id, parts });
   }
+
+  /** Takes what is served now for all that is. */
+  learnExports(served: readonly ExportBody[]): void {
+    this.exports.clear();
+    for (const item of served) {
+      const drive = item.driveId === null ? undefined : this.#driveNames.get(item.driveId);
+      if (drive !== undefined) this.exports.set(drive, item);
+    }
+  }
+
+  copy(): Names {
+    const made = new Names();
+    for (const [name, id] of this.drives) {
+      made.drives.set(name, id);
+      made.#driveNames.set(id, name);
+    }
+    for (const [name, found] of this.snapshots) made.snapshots.set(name, { id: found.id, parts: new Map(found.parts) });
+    for (const [name, item] of this.exports) made.exports.set(name, item);
+    return made;
+  }
 }

@@ -1,0 +1,55 @@
+/** The whole server inside the test's process: as quick to start as it gets, and its steps can be watched. */
+import { createWriteStream, mkdirSync } from 'node:fs';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { assemble, type Server } from '../../src/http/assemble.ts';
+import { readConfig } from '../../src/http/config.ts';
+import { createLogger } from '../../src/http/logging.ts';
+import { bootstrap } from '../../src/service/bootstrap.ts';
+import type { Access } from '../campaign/api.ts';
+import { daemonPidOf } from '../campaign/arm.ts';
+
+export interface LocalServer {
+  readonly access: Access;
+  /** What recovery found and did. */
+  readonly recovered: readonly string[];
+  /** Ends server and storage daemon, without giving the daemon time for anything. */
+  destroy(): Promise<void>;
+}
+
+export async function startLocalServer(
+  data: string,
+  logPath: string,
+  onStep: (name: string) => void = () => undefined,
+): Promise<LocalServer> {
+  const flags = ['--data', data, '--port-base', '0', '--reserve-bytes', '0', '--min-free-bytes', '0'];
+  const config = readConfig([...flags, '--high-water-percent', '100'], {});
+  mkdirSync(data, { recursive: true });
+  const log = createWriteStream(logPath, { flags: 'a' });
+  const server: Server = await assemble(config, 'test', createLogger('info', log), { onStep });
+  for (const line of server.recovered) log.write(`recovered: ${line}\n`);
+  await server.app.listen({ host: '127.0.0.1', port: 0 });
+  const address = server.app.server.address();
+  const url = `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`;
+  const { access } = await bootstrap(server.catalog, data, { native: `${url}/v1` });
+  if (access === null) throw new Error('the server left no access.json');
+  return {
+    access: { url, token: access.token },
+    recovered: server.recovered,
+    destroy: async () => {
+      const pid = daemonPidOf(data);
+      if (pid !== 0) process.kill(pid, 'SIGKILL');
+      while (daemonPidOf(data) !== 0) await sleep(2);
+      await server.close(0);
+      await killDaemonAgain(data);
+      await new Promise<void>((resolve) => log.end(() => resolve()));
+    },
+  };
+}
+
+/** A server that was not quite closed may have brought its daemon back. */
+async function killDaemonAgain(data: string): Promise<void> {
+  for (let pid = daemonPidOf(data); pid !== 0; pid = daemonPidOf(data)) {
+    process.kill(pid, 'SIGKILL');
+    await sleep(2);
+  }
+}
