@@ -10,6 +10,8 @@ export interface LibvirtGuest {
 }
 
 const connection = ['-q', '-c', 'qemu:///system'];
+/** A daemon that does not answer must not hold up the benchmark. */
+const timeout = 15_000;
 
 export async function startLibvirtGuest(): Promise<LibvirtGuest | null> {
   if (spawnSync('virsh', ['--version']).status !== 0 || spawnSync('libvirtd', ['--version']).status !== 0) return null;
@@ -18,10 +20,10 @@ export async function startLibvirtGuest(): Promise<LibvirtGuest | null> {
   execFileSync('chmod', ['755', directory]);
   execFileSync('qemu-img', ['create', '-q', '-f', 'qcow2', disk, '1G']);
   execFileSync('chmod', ['666', disk]);
-  const answers = spawnSync('virsh', [...connection, 'list']).status === 0;
+  const answers = spawnSync('virsh', [...connection, 'list'], { timeout }).status === 0;
   const daemons = answers ? [] : ['virtlogd', 'libvirtd'].map((program) => spawn(program, [], { stdio: 'ignore' }));
-  for (let i = 0; i < 100 && spawnSync('virsh', [...connection, 'list']).status !== 0; i++) {
-    await new Promise((resolve) => setTimeout(resolve, 100));
+  for (let i = 0; i < 40 && spawnSync('virsh', [...connection, 'list'], { timeout }).status !== 0; i++) {
+    await new Promise((resolve) => setTimeout(resolve, 250));
   }
   const name = `calotype-bench-${process.pid}`;
   const file = join(directory, 'guest.xml');
@@ -32,7 +34,7 @@ export async function startLibvirtGuest(): Promise<LibvirtGuest | null> {
      <devices><disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none'/><source file='${disk}'/>
      <target dev='vda' bus='virtio'/></disk></devices></domain>`,
   );
-  const started = spawnSync('virsh', [...connection, 'create', file], { encoding: 'utf8' });
+  const started = spawnSync('virsh', [...connection, 'create', file], { encoding: 'utf8', timeout });
   if (started.status !== 0) {
     process.stderr.write(`libvirt guest did not start: ${started.stderr}\n`);
     for (const daemon of daemons) daemon.kill();

@@ -19,7 +19,8 @@ import {
   timed,
 } from './support.ts';
 
-const samples = 200;
+const rounds = 10;
+const perRound = 21;
 const sizeBytes = 1024 * 1024 * 1024;
 
 class Floor {
@@ -75,39 +76,60 @@ class Floor {
   }
 }
 
+interface Samples {
+  readonly ours: number[];
+  readonly bare: number[];
+  readonly ourStalls: number[];
+  readonly bareStalls: number[];
+  readonly ourWrites: number[];
+  readonly bareWrites: number[];
+}
+
+async function sampleRound(
+  server: BenchServer,
+  driveId: string,
+  served: { socketPath: string; exportName: string },
+  floor: Floor,
+  load: boolean,
+  found: Samples,
+): Promise<void> {
+  const options = { perSecond: 1000, spanBytes: sizeBytes };
+  const ourWriter = load ? await startWriter(served.socketPath, served.exportName, options) : null;
+  const bareWriter = load ? await startWriter(floor.bare.daemon.nbdSocketPath, 'floor', options) : null;
+  await delay(load ? 1000 : 200);
+  for (let i = 0; i < perRound; i++) {
+    await delay(25);
+    await ourWriter?.longest();
+    const one = await timed(() => server.done('POST', '/v1/snapshots', { driveIds: [driveId], name: `s${i}` }));
+    await delay(15);
+    if (ourWriter !== null) found.ourStalls.push(await ourWriter.longest());
+    await bareWriter?.longest();
+    const two = await timed(() => floor.snapshot());
+    await delay(15);
+    if (bareWriter !== null) found.bareStalls.push(await bareWriter.longest());
+    await floor.prepare();
+    if (i > 0) {
+      found.ours.push(one.ms);
+      found.bare.push(two.ms);
+    }
+  }
+  if (ourWriter !== null) found.ourWrites.push((await ourWriter.stop()).perSecond);
+  if (bareWriter !== null) found.bareWrites.push((await bareWriter.stop()).perSecond);
+}
+
 async function compare(label: string, load: boolean, limits: { p50: number; p99: number }): Promise<Row[]> {
   const directory = temporaryDirectory('snap');
   const server = await BenchServer.start(directory);
-  const floor = await Floor.start();
   const driveId = await server.createDrive('bench', sizeBytes);
   const served = await server.exportDrive(driveId);
-  const ours: number[] = [];
-  const bare: number[] = [];
-  const ourStalls: number[] = [];
-  const bareStalls: number[] = [];
-  const writers = load
-    ? [
-        await startWriter(served.socketPath, served.exportName, { perSecond: 1000, spanBytes: sizeBytes }),
-        await startWriter(floor.bare.daemon.nbdSocketPath, 'floor', { perSecond: 1000, spanBytes: sizeBytes }),
-      ]
-    : [];
-  await delay(500);
-  for (let i = 0; i < samples; i++) {
-    await delay(20);
-    await Promise.all(writers.map((writer) => writer.longest()));
-    const one = await timed(() => server.done('POST', '/v1/snapshots', { driveIds: [driveId], name: `s${i}` }));
-    await delay(10);
-    if (writers[0] !== undefined) ourStalls.push(await writers[0].longest());
-    await writers[1]?.longest();
-    const two = await timed(() => floor.snapshot());
-    await delay(10);
-    if (writers[1] !== undefined) bareStalls.push(await writers[1].longest());
-    await floor.prepare();
-    if (i >= 10) {
-      ours.push(one.ms);
-      bare.push(two.ms);
-    }
+  const found: Samples = { ours: [], bare: [], ourStalls: [], bareStalls: [], ourWrites: [], bareWrites: [] };
+  for (let round = 0; round < rounds; round++) {
+    // A fresh floor each time, so that the depth of its chain does not weigh on it.
+    const floor = await Floor.start();
+    await sampleRound(server, driveId, served, floor, load, found);
+    floor.stop();
   }
+  const { ours, bare } = found;
   const base = percentile(bare, 0.5);
   const rows: Row[] = [
     { what: `${label}: floor (pivot and commit) p50 / p99`, value: `${ms(base)} / ${ms(percentile(bare, 0.99))}` },
@@ -118,18 +140,23 @@ async function compare(label: string, load: boolean, limits: { p50: number; p99:
     rows.push(
       ratioRow(
         `${label}: longest stall of a writer around a snapshot, p95`,
-        percentile(ourStalls, 0.95),
-        percentile(bareStalls, 0.95),
+        percentile(found.ourStalls, 0.95),
+        percentile(found.bareStalls, 0.95),
         2,
         'atMost',
       ),
     );
-    for (const writer of writers) {
-      const summary = await writer.stop();
-      rows.push({ what: `${label}: writes per second`, value: summary.perSecond.toFixed(0) });
-    }
-  } else rows.push(...(await comparePeers(floor, percentile(ours, 0.5))));
-  floor.stop();
+    const mean = (list: readonly number[]): string =>
+      (list.reduce((sum, value) => sum + value, 0) / list.length).toFixed(0);
+    rows.push({
+      what: `${label}: writes per second, ours and the floor's`,
+      value: `${mean(found.ourWrites)} / ${mean(found.bareWrites)}`,
+    });
+  } else {
+    const floor = await Floor.start();
+    rows.push(...(await comparePeers(floor, percentile(ours, 0.5))));
+    floor.stop();
+  }
   await server.stop();
   return rows;
 }

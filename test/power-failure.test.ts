@@ -22,10 +22,13 @@ import { LoggedDisk, reasonAgainst, type WriteLog } from './support/logged-disk.
 
 const MiB = 1024 ** 2;
 const seed = Number(process.env.CALOTYPE_POWER_SEED ?? Math.floor(Math.random() * 1e6));
-const cuts = Number(process.env.CALOTYPE_POWER_CUTS ?? 60);
+const cuts = Number(process.env.CALOTYPE_POWER_CUTS ?? 55);
 const runMs = 5000;
 /** How much of what was not flushed may be there: nothing, a part, nearly all, all. */
 const keeps = [0, 0.5, 0.9, 1];
+
+/** The last moment to fail at: what follows are the run's own checks. */
+const theEnd = 'the end';
 
 type Mark = { readonly events: number } | { readonly step: string };
 
@@ -76,6 +79,7 @@ async function record(directory: string, random: Random): Promise<Run> {
       await work.runFor(runMs / 6);
     }
     await work.drain();
+    mark({ step: theEnd });
     await work.check();
   } finally {
     await work?.stop();
@@ -87,7 +91,8 @@ async function record(directory: string, random: Random): Promise<Run> {
 /** The entries to fail before: one right after each step that was passed, and one right before a flush here and there; the rest anywhere. */
 function chooseCuts({ log, marks }: Run, random: Random): number[] {
   const first = log.marks.find(({ number }) => 'events' in (marks[number - 1] ?? {}))?.entry ?? 0;
-  const last = log.entries.length;
+  const isEnd = (mark: Mark | undefined): boolean => mark !== undefined && 'step' in mark && mark.step === theEnd;
+  const last = log.marks.find(({ number }) => isEnd(marks[number - 1]))?.entry ?? log.entries.length;
   const bySteps = new Map<string, number[]>();
   for (const { number, entry } of log.marks) {
     const mark = marks[number - 1];
@@ -97,7 +102,7 @@ function chooseCuts({ log, marks }: Run, random: Random): number[] {
   }
   const chosen = new Set<number>();
   for (const entries of bySteps.values()) chosen.add((random.pick(entries) ?? first) + random.between(1, 8));
-  const flushes = log.entries.flatMap((_, at) => (at > first && log.isFlush(at) ? [at] : []));
+  const flushes = log.entries.flatMap((_, at) => (at > first && at < last && log.isFlush(at) ? [at] : []));
   while (chosen.size < cuts) {
     chosen.add(random.chance(0.4) ? (random.pick(flushes) ?? last) : random.between(first + 1, last));
   }

@@ -5,6 +5,7 @@
  */
 import { describe } from 'vitest';
 import { testClones } from './conformance/clones.ts';
+import { testCrashes } from './conformance/crashes.ts';
 import { testDeletions } from './conformance/deletions.ts';
 import { testDrives } from './conformance/drives.ts';
 import { testExports } from './conformance/exports.ts';
@@ -12,9 +13,12 @@ import { testFaults } from './conformance/faults.ts';
 import type { EngineHarness } from './conformance/harness.ts';
 import { testImports } from './conformance/imports.ts';
 import { testMany } from './conformance/many.ts';
+import { testRandom } from './conformance/random.ts';
+import { testRefusals } from './conformance/refusals.ts';
 import { testReverts } from './conformance/reverts.ts';
 import { testSizes } from './conformance/sizes.ts';
 import { testSnapshots } from './conformance/snapshots.ts';
+import { testSpace } from './conformance/space.ts';
 
 export type { EngineHarness, EngineParts } from './conformance/harness.ts';
 
@@ -28,6 +32,10 @@ const sections = {
   exports: testExports,
   imports: testImports,
   many: testMany,
+  space: testSpace,
+  refusals: testRefusals,
+  crashes: testCrashes,
+  random: testRandom,
   faults: testFaults,
 } as const satisfies Record<string, (harness: EngineHarness) => void>;
 

@@ -81,8 +81,9 @@ export class LoggedDisk {
     };
     closeSync(openSync(place.base, 'w'));
     truncateSync(place.base, fileSystemBytes);
+    // Blocks of 4 KiB, so that one of ours is never in two parts of a disk.
     const options = 'lazy_itable_init=0,lazy_journal_init=0,nodiscard';
-    execFileSync('mkfs.ext4', ['-q', '-F', '-N', '4096', '-J', 'size=8', '-E', options, place.base]);
+    execFileSync('mkfs.ext4', ['-q', '-F', '-b', '4096', '-N', '4096', '-J', 'size=8', '-E', options, place.base]);
     truncateSync(place.base, fileSystemBytes + markAreaBytes);
     copySparse(place.base, place.disk);
     for (const path of [place.log, place.device]) closeSync(openSync(path, 'w'));
@@ -242,13 +243,16 @@ export class WriteLog {
   #apply(file: number, index: number, wanted: () => boolean): void {
     const entry = this.entries[index];
     if (entry === undefined || entry.length === 0) return;
-    const piece = Buffer.alloc(Math.min(entry.length, pieceBytes));
-    for (let at = 0; at < entry.length; at += pieceBytes) {
+    const piece = Buffer.alloc(pieceBytes);
+    const end = entry.offset + entry.length;
+    for (let at = entry.offset, next = at; at < end; at = next) {
+      // A disk keeps or loses its own blocks, wherever a write begins.
+      next = Math.min(end, at - (at % pieceBytes) + pieceBytes);
       if (!wanted()) continue;
-      const length = Math.min(pieceBytes, entry.length - at);
-      if ((entry.flags & discardFlag) === 0) readSync(this.#log, piece, 0, length, entry.dataAt + at);
+      const length = next - at;
+      if ((entry.flags & discardFlag) === 0) readSync(this.#log, piece, 0, length, entry.dataAt + at - entry.offset);
       else piece.fill(0);
-      writeSync(file, piece, 0, length, entry.offset + at);
+      writeSync(file, piece, 0, length, at);
     }
   }
 

@@ -1,4 +1,5 @@
 /** Drives made from points, and made independent. */
+import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test } from 'vitest';
 import { Content, expectContent, MiB } from './content.ts';
 import type { EngineHarness } from './harness.ts';
@@ -141,5 +142,33 @@ export function testClones(harness: EngineHarness): void {
     expectContent(await readLive(live), live.content);
     expect(await rig.usedBytes()).toBeLessThan(driveBytes + 3 * harness.overheadBytes);
     expect(await rig.complaints()).toEqual([]);
+  });
+
+  test('a flatten can be paused, slowed down and resumed', async () => {
+    await using rig = await Rig.start(harness);
+    if (!rig.engine.capabilities.throttledReclaim) return;
+    const source = await rig.createDrive(32 * MiB);
+    const content = new Content(32 * MiB);
+    await rig.write(source, content, [{ grain: 0, count: 8192 }]);
+    const clone = await rig.clone(await rig.snapshot(source), 32 * MiB);
+    const control = new TestControl();
+    control.bytesPerSecond = 16 * MiB;
+    let ended = false;
+    const started = performance.now();
+    const flattening = rig.engine.flatten(clone, control, noCommit).finally(() => {
+      ended = true;
+    });
+    await delay(500);
+    control.paused = true;
+    await delay(400);
+    const paused = control.seen.at(-1)?.done ?? 0;
+    expect(paused).toBeLessThan(((performance.now() - started) / 1000 + 0.5) * 16 * MiB);
+    await delay(700);
+    expect(control.seen.at(-1)?.done ?? 0).toBe(paused);
+    expect(ended).toBe(false);
+    control.paused = false;
+    control.bytesPerSecond = 0;
+    await flattening;
+    expectContent(await rig.read({ drive: clone }), content);
   });
 }

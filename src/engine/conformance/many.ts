@@ -1,7 +1,7 @@
 /** Many snapshots of one drive, all kept: how deep, how large, and all still readable. */
 import { expect, test } from 'vitest';
 import type { DriveSnapshotId } from '../../core/ids.ts';
-import { Content, difference, freshValue, grainBytes, grains, MiB } from './content.ts';
+import { type Content, difference, freshValue, grainBytes, grains, MiB } from './content.ts';
 import type { EngineHarness } from './harness.ts';
 import { liveDrive, Rig, readLive, TestControl } from './rig.ts';
 
@@ -14,9 +14,14 @@ interface Figures {
   usedBytes: number;
 }
 
-async function takeMany(rig: Rig, count: number, grainsEach: number, readEvery: number): Promise<Figures> {
+async function takeMany(
+  rig: Rig,
+  count: number,
+  grainsEach: number,
+  { sizeBytes, readEvery }: { sizeBytes: number; readEvery: number },
+): Promise<Figures> {
   const started = performance.now();
-  const live = await liveDrive(rig, 64 * MiB);
+  const live = await liveDrive(rig, sizeBytes);
   const { driveId, content } = live;
   const { client } = live.attachment;
   const total = content.values.length;
@@ -55,7 +60,7 @@ async function takeMany(rig: Rig, count: number, grainsEach: number, readEvery: 
 export function testMany(harness: EngineHarness): void {
   test('120 snapshots, all kept: reads stay shallow, space stays bounded, each is what it was', async () => {
     await using rig = await Rig.start(harness);
-    const figures = await takeMany(rig, 120, 32, 7);
+    const figures = await takeMany(rig, 120, 32, { sizeBytes: 16 * MiB, readEvery: 5 });
     expect(figures.deepest).toBeLessThanOrEqual(harness.maxDepth);
     expect(figures.dataBytes - figures.changedBytes).toBeLessThanOrEqual(4 * figures.changedBytes);
   }, 120_000);
@@ -63,7 +68,7 @@ export function testMany(harness: EngineHarness): void {
   if (process.env.CALOTYPE_LONG === '1') {
     test('1,000 snapshots, all kept', async () => {
       await using rig = await Rig.start(harness);
-      const figures = await takeMany(rig, 1000, 256, 41);
+      const figures = await takeMany(rig, 1000, 256, { sizeBytes: 64 * MiB, readEvery: 41 });
       console.log('1,000 snapshots:', figures, 'on disk', (figures.usedBytes / figures.changedBytes).toFixed(2));
       expect(figures.deepest).toBeLessThanOrEqual(harness.maxDepth);
       expect(figures.dataBytes - figures.changedBytes).toBeLessThanOrEqual(4 * figures.changedBytes);

@@ -71,8 +71,10 @@ const unhurried = {
   wishes: (): { paused: boolean; bytesPerSecond: number } => ({ paused: false, bytesPerSecond: 0 }),
 };
 const retries = 3;
-const restartAttempts = 6;
-const restartDelayMs = 100;
+const restartAttempts = 4;
+const restartDelayMs = 50;
+/** After so many attempts in a row: calls that come meanwhile fail, and try at once themselves. */
+const restartAgainMs = 2000;
 const daemonExitDeadlineMs = 5000;
 /** Times of files come from a clock that moves in ticks. */
 const clockTickMs = 20;
@@ -102,6 +104,7 @@ export class Qcow2Engine implements Engine {
   #ready: Promise<readonly string[]> = Promise.resolve([]);
   /** The daemon could not be started again; the next call tries anew. */
   #broken = false;
+  #restartTimer: NodeJS.Timeout | undefined;
   #running = 0;
   #idle: (() => void)[] = [];
   #readers = 0;
@@ -148,6 +151,7 @@ export class Qcow2Engine implements Engine {
 
   async close(options: { stopProcesses?: boolean } = {}): Promise<void> {
     this.#closing = true;
+    clearTimeout(this.#restartTimer);
     this.#daemonLife.abort();
     await this.#ready.catch(() => undefined);
     await this.#whenIdle();
@@ -653,6 +657,7 @@ export class Qcow2Engine implements Engine {
 
   #startAgain(oldPid: number | null): void {
     this.#broken = false;
+    clearTimeout(this.#restartTimer);
     this.#ready = this.#restart(oldPid);
     this.#ready.then(
       (report) => {
@@ -660,7 +665,11 @@ export class Qcow2Engine implements Engine {
       },
       (error: unknown) => {
         this.#broken = true;
-        if (!this.#closing) this.#options.logger.warn(`The storage daemon could not be started: ${String(error)}`);
+        if (this.#closing) return;
+        this.#options.logger.warn(`The storage daemon could not be started: ${String(error)}`);
+        // Exports wait to be served again, whether or not anybody calls.
+        this.#restartTimer = setTimeout(() => this.#startAgain(null), restartAgainMs);
+        this.#restartTimer.unref();
       },
     );
   }

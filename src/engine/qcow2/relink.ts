@@ -83,11 +83,17 @@ export async function relinkOne(ctx: Context, child: number, to: number | null):
   const written = header.backing === (to === null ? null : ctx.store.nameOf(to));
   if (graph.alive && graph.isOpen(child)) {
     if (written && graph.backingOf(child) === to) return;
-    if (to !== null) await graph.open(`relink:${to}`, await chainOf(ctx.catalog.db, to), { writable: false });
+    // Whoever has it open may let go of it meanwhile.
+    const roots = [`relinked:${child}`];
+    graph.setRoot(`relinked:${child}`, child);
     try {
+      if (to !== null) {
+        await graph.open(`relink:${to}`, await chainOf(ctx.catalog.db, to), { writable: false });
+        roots.push(`relink:${to}`);
+      }
       await graph.relink(child, to);
     } finally {
-      if (to !== null) await graph.release(`relink:${to}`);
+      await graph.release(...roots);
     }
   } else if (!written) await ctx.store.setBacking(child, to);
   await ctx.store.syncFile(child);
