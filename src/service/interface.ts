@@ -157,6 +157,8 @@ export interface SnapshotUseCases {
     page: PageRequest,
   ): Promise<Page<Snapshot>>;
   get(caller: Caller, id: SnapshotId): Promise<Snapshot>;
+  /** For the answer to `create`: like `get`, with sizes as of the instant it was taken, without measuring the drive. */
+  getJustTaken(caller: Caller, id: SnapshotId): Promise<Snapshot>;
   /** For volume dialects and clones: the snapshot that a drive snapshot is part of. */
   getByPart(caller: Caller, id: DriveSnapshotId): Promise<Snapshot>;
   update(caller: Caller, id: SnapshotId, update: Update): Promise<Snapshot>;

@@ -131,6 +131,11 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
       return snapshot;
     },
 
+    async getJustTaken(caller, id) {
+      const record = await readableSnapshot(catalog.db, caller, id);
+      return toSnapshot(record, new Map(record.parts.map((part) => [part.id, part.changed_bytes ?? 0])));
+    },
+
     async getByPart(caller, id) {
       const { snapshot } = await partRow(catalog.db, caller, 'read', id);
       const record = await findSnapshot(catalog.db, snapshot.id);

@@ -109,8 +109,8 @@ export function testRefusals(harness: EngineHarness): void {
     const stage = await setStage(rig);
     const { live } = stage;
     const flaky = refuse(rig.catalog, () => true);
-    for (const [name, { run }] of Object.entries(calls)) {
-      await expect(run(stage), name).rejects.toBeInstanceOf(CalotypeError);
+    for (const name of ['snapshot', 'revert', 'reclaim']) {
+      await expect(calls[name]?.run(stage), name).rejects.toBeInstanceOf(CalotypeError);
       await writeFresh(live.attachment.client, live.content, [{ grain: 9, count: 9 }]);
     }
     expectContent(await readLive(live), live.content);

@@ -59,7 +59,7 @@ export function findRun(chain: readonly FileRow[], length = runLength): Run | un
 }
 
 /** Where a chain is nearly as deep as it may get, shorter runs have to do. */
-function findRunFor(chain: readonly FileRow[]): Run | undefined {
+export function findRunFor(chain: readonly FileRow[]): Run | undefined {
   const shortest = chain.length < maxDepth - 1 ? runLength : 2;
   for (let length = runLength; length >= shortest; length--) {
     const run = findRun(chain, length);

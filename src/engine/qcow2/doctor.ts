@@ -2,6 +2,7 @@
  * The doctor: compares catalog, directory, image headers and the daemon's graph, both ways. It repairs what it can
  * explain, and deletes nothing: a file without a record is only reported.
  */
+import { CalotypeError } from '../../core/errors.ts';
 import type { Finding } from '../../core/model.ts';
 import { checkImage } from '../../qemu/image-tools.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
@@ -127,28 +128,39 @@ async function examineHeader(ctx: Context, file: FileRow, repair: boolean, findi
 
 /** With its tree to itself, so that no merge writes the file meanwhile. Files that QEMU has open are its own to watch. */
 async function examineContent(ctx: Context, file: FileRow, findings: Finding[]): Promise<void> {
-  const result = await withTree(
+  const subject = ctx.store.nameOf(file.id);
+  if (findings.some((finding) => finding.subject === subject && finding.severity === 'error')) return;
+  const explanation = await withTree(
     ctx,
     async () => file.id,
-    async () => {
-      const now = await findFile(ctx.catalog.db, file.id);
-      const there = now !== undefined && isInUse(now) && (await ctx.store.modifiedMs(file.id)) > 0;
-      return there && !ctx.graph().isOpen(file.id) ? checkImage(ctx.store.pathOf(file.id)) : undefined;
-    },
-  ).catch((error: unknown) => {
-    if (ctx.graph().isOpen(file.id)) return undefined; // Opened since.
-    throw error;
-  });
-  if (result === undefined || (result.ok && result.leaks === 0)) return;
+    () => contentTrouble(ctx, file.id),
+  );
+  if (explanation === undefined) return;
   findings.push({
-    code: result.ok ? 'clusters_leaked' : 'file_damaged',
-    severity: result.ok ? 'info' : 'error',
-    subject: ctx.store.nameOf(file.id),
-    explanation: result.ok
-      ? `${result.leaks} clusters are allocated to nothing, as a crash leaves them; the data is whole.`
-      : `${result.errors} errors and ${result.corruptions} corruptions in its tables.`,
+    code: explanation.isDamage ? 'file_damaged' : 'clusters_leaked',
+    severity: explanation.isDamage ? 'error' : 'info',
+    subject,
+    explanation: explanation.text,
     repairable: false,
   });
+}
+
+async function contentTrouble(ctx: Context, id: number): Promise<{ isDamage: boolean; text: string } | undefined> {
+  const now = await findFile(ctx.catalog.db, id);
+  if (now === undefined || !isInUse(now) || ctx.graph().isOpen(id)) return undefined;
+  try {
+    const { ok, leaks, errors, corruptions } = await checkImage(ctx.store.pathOf(id));
+    if (!ok) return { isDamage: true, text: `${errors} errors and ${corruptions} corruptions in its tables.` };
+    if (leaks === 0) return undefined;
+    return {
+      isDamage: false,
+      text: `${leaks} clusters are allocated to nothing, as a crash leaves them; the data is whole.`,
+    };
+  } catch (error) {
+    if (ctx.graph().isOpen(id)) return undefined; // Opened since.
+    if (!(error instanceof CalotypeError) || error.code !== 'engine_failed') throw error;
+    return { isDamage: true, text: `It cannot be checked: ${error.message}` };
+  }
 }
 
 async function examineStrangers(

@@ -83,7 +83,7 @@ export function snapshotRoutes(app: App, context: AppContext): void {
       const made = await snapshots.create(caller, request.body, createOptions(request));
       const location = `/v1/snapshots/${made.snapshot.id}`;
       const task = await settle(context, request, reply, made.task, { status: 201, location });
-      const snapshot = task === made.task ? made.snapshot : await snapshots.get(caller, made.snapshot.id);
+      const snapshot = task === made.task ? made.snapshot : await snapshots.getJustTaken(caller, made.snapshot.id);
       return { task: presentTask(task), snapshot: presentSnapshot(snapshot) };
     },
   );

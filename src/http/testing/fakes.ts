@@ -66,6 +66,7 @@ export function fakeService(given: FakeServices): Service {
     snapshots: {
       ...crud,
       getByPart: refuse,
+      getJustTaken: (caller, id) => (given.snapshots?.get ?? refuse)(caller, id),
       revert: refuse,
       clone: refuse,
       tree: refuse,
