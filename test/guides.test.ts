@@ -62,7 +62,7 @@ describe('commands in the guides', () => {
   it.each(commands)('$page: $command', ({ command }) => {
     const words = wordsOf(command);
     if (words[0] === 'serve') {
-      const known = ['--config', '--help', ...settings.map((setting) => flagOf(setting.key))];
+      const known = ['--config', '--help', '--reset-password', ...settings.map((setting) => flagOf(setting.key))];
       for (const word of words.filter((each) => each.startsWith('--'))) expect(known).toContain(word.split('=')[0]);
       return;
     }

@@ -42,7 +42,9 @@ describe('runs worth folding', () => {
   test('neither the base nor the top is part of a run', () => {
     expect(findRun(chainOf([0, 0, 0, 0, 0, 0]))).toBeUndefined();
     expect(findRun(chainOf([]))).toBeUndefined();
-    expect(findRun(chainOf([baseLevel, baseLevel, baseLevel, baseLevel, baseLevel, baseLevel, baseLevel]))).toBeUndefined();
+    expect(
+      findRun(chainOf([baseLevel, baseLevel, baseLevel, baseLevel, baseLevel, baseLevel, baseLevel])),
+    ).toBeUndefined();
   });
 });
 

@@ -29,6 +29,8 @@ export interface Context {
   readonly links: Mutex;
   /** One merge, skip layer or flatten at a time in a tree, by its root file. Order of locks: trees, driveLocks, links. */
   readonly trees: KeyedMutex<number>;
+  /** Drives whose revert recovery could not finish: nothing may be built on their state. */
+  readonly stuck: Set<DriveId>;
   /** Says that daemon and catalog have come apart, and why: the engine connects anew, and recovery brings them together. */
   distrust(reason: unknown): void;
   /** Work nobody waits for; awaited when the engine closes. */

@@ -47,7 +47,7 @@ import {
   updateFiles,
 } from './records.ts';
 import { openDriveExport, openFileExport, recover, serveAtSize } from './recover.ts';
-import { type RevertTarget, revertDrives } from './revert.ts';
+import { forgetReverts, type RevertTarget, revertDrives } from './revert.ts';
 import { SpaceGuard } from './space.ts';
 import { steered } from './steered.ts';
 import { checkDrive, dataOf, driveUsage, pointUsage } from './usage.ts';
@@ -128,6 +128,7 @@ export class Qcow2Engine implements Engine {
       driveLocks: new KeyedMutex<DriveId>(),
       links: new Mutex(),
       trees: new KeyedMutex<number>(),
+      stuck: new Set(),
       distrust: (reason) => this.#connectAnew(reason),
       background: (work) => this.#inBackground(work),
       forgetAllocation: (id) => allocations.forget(id),
@@ -239,6 +240,7 @@ export class Qcow2Engine implements Engine {
       await this.#evenWhenFull(() =>
         this.#ctx.catalog.write(async (tx) => {
           const head = await findHead(tx, driveId);
+          await forgetReverts(tx, driveId);
           if (head !== undefined) {
             await markDead(tx, head.spare_id === null ? [head.file_id] : [head.file_id, head.spare_id]);
             await tx.deleteFrom('qcow2_drives').where('drive_id', '=', driveId).execute();
@@ -247,6 +249,7 @@ export class Qcow2Engine implements Engine {
           await commit(tx);
         }),
       );
+      this.#ctx.stuck.delete(driveId);
       this.#ctx.step('drive.deleted');
     });
   }

@@ -116,15 +116,18 @@ export async function recordPivot(
     .execute();
 }
 
+/** Where the daemon stands on another top than the catalog, or neither is sure, recovery is to have another look. @throws engine_failed */
+export function assertSettled(ctx: Context, head: HeadRow): void {
+  const open = ctx.graph().rootNamed(`drive:${head.drive_id}`);
+  if (!ctx.stuck.has(head.drive_id) && (open === undefined || open === head.file_id)) return;
+  const error = new CalotypeError('engine_failed', `The state of drive ${head.drive_id} is not settled.`);
+  ctx.distrust(error);
+  throw error;
+}
+
 async function prepare(ctx: Context, drive: PivotDrive): Promise<Prepared> {
   const head = await getHead(ctx.catalog.db, drive.driveId);
-  const open = ctx.graph().rootNamed(`drive:${drive.driveId}`);
-  if (open !== undefined && open !== head.file_id) {
-    throw new CalotypeError(
-      'engine_failed',
-      `The daemon and the catalog disagree on the top of drive ${drive.driveId}.`,
-    );
-  }
+  assertSettled(ctx, head);
   if (head.spare_id !== null) {
     const spare = await findFile(ctx.catalog.db, head.spare_id);
     const fits = spare?.backing_id === head.file_id && (drive.sizeBytes ?? spare.size_bytes) === spare.size_bytes;
@@ -141,7 +144,7 @@ async function prepare(ctx: Context, drive: PivotDrive): Promise<Prepared> {
 export async function prepareSpare(ctx: Context, driveId: DriveId): Promise<void> {
   await ctx.driveLocks.run([driveId], async () => {
     const head = await getHead(ctx.catalog.db, driveId).catch(() => undefined);
-    if (head === undefined || head.spare_id !== null) return;
+    if (head === undefined || head.spare_id !== null || ctx.stuck.has(driveId)) return;
     const graph = ctx.graph();
     if (graph.rootNamed(`drive:${driveId}`) !== head.file_id || !graph.isOpenWritable(head.file_id)) return;
     const top = await getFile(ctx.catalog.db, head.file_id);
@@ -155,8 +158,8 @@ export async function prepareSpare(ctx: Context, driveId: DriveId): Promise<void
       await tx.updateTable('qcow2_drives').set({ spare_id: row.id }).where('drive_id', '=', driveId).execute();
       return row;
     });
-    ctx.step('spare.planned');
     try {
+      ctx.step('spare.planned');
       await ctx.store.createOverlay(spare.id, spare.size_bytes, top.id);
       ctx.step('spare.created');
       await graph.openSpare(`spare:${driveId}`, spare.id);

@@ -86,21 +86,36 @@ test('a connection that is lost during calls lets them come to their end', async
   expect(await rig.complaints()).toEqual([]);
 });
 
-test('a revert that QEMU carries out by half is undone under its client', async () => {
+test('a revert that QEMU carries out by half, and will not undo, is settled as soon as it can be', async () => {
   await using rig = await Rig.start(harness);
   const live = await twoPoints(rig);
   refuse((command) => command === 'blockdev-reopen');
-  const targets = [{ driveId: live.driveId, driveSnapshotId: live.first, keepAs: newId<DriveSnapshotId>() }];
-  // The undo needs the same command: the engine connects anew, and recovery carries the revert out once it can.
-  const failing = rig.engine.revert('r', targets, noCommit);
-  setTimeout(() => vi.restoreAllMocks(), 300);
-  await failing;
-  await rig.engine.ping();
-  const bytes = await readLive(live);
-  const then = await rig.read({ point: live.first });
-  expect(bytes.equals(then)).toBe(true);
-  expectContent(await rig.read({ point: targets[0]?.keepAs ?? newId() }), live.content);
+  const kept = newId<DriveSnapshotId>();
+  const targets = [{ driveId: live.driveId, driveSnapshotId: live.first, keepAs: kept }];
+  await expect(rig.engine.revert('r', targets, noCommit)).rejects.toMatchObject({ code: 'engine_failed' });
+  expectContent(await readLive(live), live.content);
+  await expect(rig.snapshot(live.driveId)).rejects.toMatchObject({ code: 'engine_failed' });
+  vi.restoreAllMocks();
+  await rig.engine.revert('r', targets, noCommit);
+  expect((await readLive(live)).equals(await rig.read({ point: live.first }))).toBe(true);
+  expectContent(await rig.read({ point: kept }), live.content);
+  await rig.snapshot(live.driveId);
   expect(await rig.complaints()).toEqual([]);
+});
+
+test('a drive whose revert cannot be finished can still be deleted', async () => {
+  await using rig = await Rig.start(harness);
+  const live = await twoPoints(rig);
+  refuse((command) => command === 'blockdev-reopen');
+  await expect(rig.revert(live.driveId, live.first)).rejects.toMatchObject({ code: 'engine_failed' });
+  await rig.end(live.attachment);
+  await rig.engine.deleteDrive(live.driveId, noCommit);
+  vi.restoreAllMocks();
+  await rig.deletePoints(live.first, live.second);
+  await rig.reclaim(live.driveId);
+  await rig.reopen({ stopProcesses: true });
+  expect(await rig.complaints()).toEqual([]);
+  expect(await rig.usedBytes()).toBe(0);
 });
 
 test('a revert whose pivot QEMU refuses changes nothing', async () => {

@@ -12,7 +12,7 @@ import { isEmptyOverlay } from '../../qemu/qcow2.ts';
 import { type Context, removeDead } from './context.ts';
 import type { JobInfo } from './graph.ts';
 import { restoreHeaders, settleMerge } from './merge.ts';
-import { adoptTop, dropSpare, prepareSpare } from './pivot.ts';
+import { adoptTop, assertSettled, dropSpare, prepareSpare } from './pivot.ts';
 import {
   chainOf,
   childrenOf,
@@ -41,20 +41,20 @@ export async function recover(ctx: Context, daemonAdopted: boolean): Promise<str
     if (intent.kind === 'revert') for (const target of intent.plan.targets) reverting.add(target.driveId);
   }
   await adoptTops(ctx, reverting, report);
-  const stuck = new Set<DriveId>();
+  ctx.stuck.clear();
   for (const { id, intent } of intents) {
     try {
       await finishIntent(ctx, id, intent, jobs, report);
     } catch (error) {
       if (mayPass(ctx, error)) throw error;
-      if (intent.kind === 'revert') for (const target of intent.plan.targets) stuck.add(target.driveId);
+      if (intent.kind === 'revert') for (const target of intent.plan.targets) ctx.stuck.add(target.driveId);
       report.push(`Change ${id} of layers (${intent.kind}) could not be finished: ${reasonOf(error)}`);
     }
   }
   for (const job of jobs) await ctx.graph().endJob(job.id);
   if (daemonAdopted) await ctx.graph().tidy();
   await dropLeftovers(ctx, report);
-  await openExports(ctx, exports, stuck, report);
+  await openExports(ctx, exports, report);
   return report;
 }
 
@@ -246,15 +246,10 @@ function filesOf(intent: Intent): number[] {
 }
 
 /** Every recorded export is served again, at the size its drive has by now; but none of a drive whose state is in doubt. */
-async function openExports(
-  ctx: Context,
-  exports: readonly ExportRow[],
-  stuck: ReadonlySet<DriveId>,
-  report: string[],
-): Promise<void> {
+async function openExports(ctx: Context, exports: readonly ExportRow[], report: string[]): Promise<void> {
   for (const row of exports) {
     try {
-      if (row.drive_id !== null && stuck.has(row.drive_id)) throw new CalotypeError('layer_damaged');
+      if (row.drive_id !== null && ctx.stuck.has(row.drive_id)) throw new CalotypeError('layer_damaged');
       if (ctx.graph().rootNamed(`export:${row.id}`) !== undefined) {
         if (row.drive_id !== null) await keepServing(ctx, row, row.drive_id, report);
         continue;
@@ -314,6 +309,7 @@ export async function openDriveExport(
   const graph = ctx.graph();
   const head = await findHead(ctx.catalog.db, request.driveId);
   if (head === undefined) throw new CalotypeError('not_found', 'Its drive is gone.');
+  assertSettled(ctx, head);
   const chain = await chainOf(ctx.catalog.db, head.file_id);
   const root = `drive:${request.driveId}`;
   const wasOpen = graph.rootNamed(root) === head.file_id;

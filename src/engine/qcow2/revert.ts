@@ -9,7 +9,7 @@
 import type { CommitHook, Tx } from '../../catalog/catalog.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
 import { abandon, type Context, discard, markDead } from './context.ts';
-import { prepareSpare, recordPivot } from './pivot.ts';
+import { assertSettled, prepareSpare, recordPivot } from './pivot.ts';
 import {
   chainOf,
   childrenOf,
@@ -22,6 +22,7 @@ import {
   insertFile,
   insertIntent,
   insertLayer,
+  listIntents,
   type RevertPlan,
   replaceIntent,
   updateFiles,
@@ -75,6 +76,7 @@ export async function revertDrives(
 /** The spare is taken from the drive here: whatever becomes of the revert, nothing else may use it. */
 async function planTarget(ctx: Context, tx: Tx, target: RevertTarget): Promise<PlannedTarget> {
   const head = await getHead(tx, target.driveId);
+  assertSettled(ctx, head);
   const point = await getPoint(tx, target.driveSnapshotId);
   const top = await getFile(tx, head.file_id);
   const spare = head.spare_id === null ? undefined : await getFile(tx, head.spare_id);
@@ -217,6 +219,22 @@ async function recordRevert(tx: Tx, operationId: string, target: PlannedTarget):
     .set({ file_id: target.overlay, layer_id: layer, spare_id: null, last_operation: operationId })
     .where('drive_id', '=', target.driveId)
     .execute();
+}
+
+/** A drive that is deleted takes the part it has in an unfinished revert along. */
+export async function forgetReverts(tx: Tx, driveId: DriveId): Promise<void> {
+  for (const { id, intent } of await listIntents(tx)) {
+    if (intent.kind !== 'revert') continue;
+    const own = intent.plan.targets.filter((target) => target.driveId === driveId);
+    const others = intent.plan.targets.filter((target) => target.driveId !== driveId);
+    if (own.length === 0) continue;
+    await markDead(
+      tx,
+      own.map((target) => target.overlay),
+    );
+    if (others.length === 0) await deleteIntent(tx, id);
+    else await replaceIntent(tx, id, { kind: 'revert', plan: { ...intent.plan, targets: others } });
+  }
 }
 
 /** What the revert left for removal: old tops that nothing keeps, spares that did not fit. */
