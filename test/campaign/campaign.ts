@@ -39,6 +39,7 @@ export interface Totals {
 const defaultBounds: Bounds = { drives: 6, exports: 3, snapshots: 26, blocks: 1024 };
 /** How long a step that is to be died at is waited for. */
 const stepPatienceMs = 3500;
+const unlinkedWithinMs = 20_000;
 /** Chances of a death at a step, of one a little later than it, and of one more while the server starts again. */
 const chances = { step: 0.65, late: 0.25, atStart: 0.2 };
 const neverPassed: readonly string[] = ['import.planned', 'import.copied'];
@@ -227,7 +228,10 @@ export class Campaign {
     for (const snapshot of await this.#api.snapshots()) {
       await this.#api.send({ method: 'DELETE', path: `/v1/snapshots/${snapshot.id}`, wait: 60 });
     }
-    const left = readdirSync(join(this.data, 'images'));
+    // Unlinking goes on behind the answers.
+    const filesLeft = (): string[] => readdirSync(join(this.data, 'images'));
+    for (let waited = 0; filesLeft().length > 0 && waited < unlinkedWithinMs; waited += 20) await sleep(20);
+    const left = filesLeft();
     if (left.length > 0) throw new Violation(`files left after everything was deleted: ${left.join(' ')}`);
   }
 }

@@ -33,6 +33,7 @@ const taskKinds: Partial<Record<PlanKind, readonly string[]>> = {
   'delete-snapshot': ['snapshot.delete'],
   'delete-part': ['snapshot.delete'],
 };
+const exportKinds = ['drive.export', 'drive.unexport'];
 
 export class Operator {
   readonly #api: Api;
@@ -208,6 +209,7 @@ export class Operator {
       this.#tasks.add(task.id);
       return this.#follow(operation, task.id, {});
     }
+    if (plan.kind === 'export' || plan.kind === 'unexport') await this.#exportsRest(this.#names.driveId(plan.drive));
     if (plan.kind === 'export') {
       const driveId = this.#names.driveId(plan.drive);
       const served = (await this.#api.exports()).find((item) => item.driveId === driveId);
@@ -221,6 +223,13 @@ export class Operator {
       return this.#ledger.end(id, !there);
     }
     this.#ledger.end(id, false);
+  }
+
+  /** What a server took up again may be opening or closing an export still. */
+  async #exportsRest(driveId: string): Promise<void> {
+    for (const task of await this.#api.tasksOf(driveId)) {
+      if (exportKinds.includes(task.kind) && task.finishedAt === null) await this.#api.task(task.id, waitSeconds);
+    }
   }
 
   async #findTask(plan: Plan): Promise<TaskBody | undefined> {

@@ -16,7 +16,6 @@ import { abandon, type Context, discard, withTree } from './context.ts';
 import { maxDepth, topDepth } from './pivot.ts';
 import type { Parts } from './reclaim.ts';
 import {
-  assertNoOpenRelink,
   baseLevel,
   chainOf,
   childrenOf,
@@ -27,7 +26,7 @@ import {
   pinnedAmong,
   updateFiles,
 } from './records.ts';
-import { relink, settleHeaders } from './relink.ts';
+import { assertNoOpenRelink, relink, settleHeaders } from './relink.ts';
 import { steered, untilWanted } from './steered.ts';
 
 /** Files of one level that are folded together. Six keeps 1,000 snapshots at 21 files with three twins of each change. */
@@ -103,7 +102,7 @@ async function foldOnce(parts: Parts, driveId: DriveId, control: WorkControl): P
   const run = findRunFor(chain);
   if (run === undefined) return false;
   await assertNoOpenRelink(
-    ctx.catalog.db,
+    ctx,
     chain.map((file) => file.id),
   );
   await untilWanted(control);
@@ -165,7 +164,7 @@ export async function flattenDrive(
         return [];
       }
       await assertNoOpenRelink(
-        db,
+        ctx,
         chain.map((file) => file.id),
       );
       await settleHeaders(ctx, chain.slice(1));

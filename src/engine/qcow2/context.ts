@@ -6,7 +6,7 @@ import type { KeyedMutex, Mutex } from '../../core/mutex.ts';
 import type { StorageDaemon } from '../../qemu/storage-daemon.ts';
 import type { FileStore } from './file-store.ts';
 import type { Graph } from './graph.ts';
-import { deleteFileRows, type FileRow, insertFile, type NewFile, rootOf, updateFiles } from './records.ts';
+import { deleteFileRows, type FileRow, insertFile, type NewFile, ownersBelow, rootOf, updateFiles } from './records.ts';
 import type { SpaceGuard } from './space.ts';
 
 export interface EngineLogger {
@@ -31,6 +31,8 @@ export interface Context {
   readonly trees: KeyedMutex<number>;
   /** Drives whose revert recovery could not finish: nothing may be built on their state. */
   readonly stuck: Set<DriveId>;
+  /** Drives whose files lost what another drive had on them: the next reclaim looks at them too. */
+  readonly bereft: Set<DriveId>;
   /** Says that daemon and catalog have come apart, and why: the engine connects anew, and recovery brings them together. */
   distrust(reason: unknown): void;
   /** Work nobody waits for; awaited when the engine closes. */
@@ -84,7 +86,12 @@ export async function removeDead(ctx: Context, ids: readonly number[]): Promise<
   if (ids.length === 0) return;
   await ctx.store.remove(ids);
   ctx.step('dead.unlinked');
-  await ctx.catalog.write((tx) => deleteFileRows(tx, ids));
+  const bereft = await ctx.catalog.write(async (tx) => {
+    const owners = await ownersBelow(tx, ids);
+    await deleteFileRows(tx, ids);
+    return owners;
+  });
+  for (const driveId of bereft) ctx.bereft.add(driveId);
   for (const id of ids) ctx.forgetAllocation(id);
 }
 

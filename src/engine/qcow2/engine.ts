@@ -129,6 +129,7 @@ export class Qcow2Engine implements Engine {
       links: new Mutex(),
       trees: new KeyedMutex<number>(),
       stuck: new Set(),
+      bereft: new Set(),
       distrust: (reason) => this.#connectAnew(reason),
       background: (work) => this.#inBackground(work),
       forgetAllocation: (id) => allocations.forget(id),

@@ -187,8 +187,7 @@ export class Graph {
   async openSpare(root: string, id: number, options: { readOnly: boolean } = { readOnly: false }): Promise<void> {
     await this.#lock.run(async () => {
       if (!this.#nodes.has(id)) {
-        await this.qmp.execute('blockdev-add', this.#nodeOptions(id, null, options.readOnly));
-        this.#nodes.set(id, { backing: null, readOnly: options.readOnly });
+        await this.#addNodes([{ id, backing: null, readOnly: options.readOnly }]);
       }
       this.#roots.set(root, id);
     });
@@ -289,7 +288,7 @@ export class Graph {
 
   #reopenCommand(id: number, backing: number | null): QmpCommand {
     const readOnly = this.#nodes.get(id)?.readOnly ?? false;
-    return { execute: 'blockdev-reopen', arguments: { options: [this.#nodeOptions(id, backing, readOnly, true)] } };
+    return { execute: 'blockdev-reopen', arguments: { options: [this.#nodeOptions(id, backing, readOnly)] } };
   }
 
   #headerCommand(id: number, top: number, backing: number): QmpCommand {
@@ -464,7 +463,7 @@ export class Graph {
     await this.#shape.run(async () => {
       const node = this.#nodes.get(id);
       if (node === undefined) throw new CalotypeError('internal', `Layer ${id} is not open.`);
-      const options = { ...this.#nodeOptions(id, node.backing, node.readOnly, true), 'detect-zeroes': 'unmap' };
+      const options = { ...this.#nodeOptions(id, node.backing, node.readOnly), 'detect-zeroes': 'unmap' };
       await this.qmp.execute('blockdev-reopen', { options: [options] });
     });
   }
@@ -532,6 +531,10 @@ export class Graph {
         readOnly: info.ro,
       });
     }
+    // A server that died between two commands may have left a file open without its layer.
+    const bare = found.filter((info) => /^f[0-9a-z]+$/.test(info['node-name'])).map((info) => info['node-name']);
+    const unused = bare.filter((name) => !this.#nodes.has(Number.parseInt(name.slice(1), 36)));
+    await this.qmp.executeEach(unused.map((name) => ({ execute: 'blockdev-del', arguments: { 'node-name': name } })));
   }
 
   /** Closes open nodes that no root needs; for use after `learn` and the setting of roots. */
@@ -581,21 +584,13 @@ export class Graph {
 
   async #addMissing(chain: readonly ChainLink[], writable: boolean): Promise<void> {
     const missing = chain.filter((link) => !this.#nodes.has(link.id)).reverse();
-    const results = await this.qmp.executeEach(
+    await this.#addNodes(
       missing.map((link) => ({
-        execute: 'blockdev-add',
-        arguments: this.#nodeOptions(link.id, link.backing_id, !(writable && link === chain[0])),
+        id: link.id,
+        backing: link.backing_id,
+        readOnly: !(writable && link === chain[0]),
       })),
     );
-    let failure: unknown;
-    for (const [at, result] of results.entries()) {
-      const link = missing[at];
-      if (link === undefined) continue;
-      if (result.status === 'fulfilled') {
-        this.#nodes.set(link.id, { backing: link.backing_id, readOnly: !(writable && link === chain[0]) });
-      } else failure ??= result.reason;
-    }
-    if (failure !== undefined) throw failure;
   }
 
   async #dropUnused(): Promise<void> {
@@ -620,12 +615,9 @@ export class Graph {
       if (left === 0 && !needed.has(backing)) ready.push(backing);
     }
     if (order.length === 0) return;
-    const results = await this.qmp.executeEach(
-      order.map((id) => ({ execute: 'blockdev-del', arguments: { 'node-name': this.nodeName(id) } })),
-    );
-    for (const [at, result] of results.entries()) {
-      const id = order[at];
-      if (id !== undefined && result.status === 'fulfilled') this.#nodes.delete(id);
+    const results = await this.qmp.executeEach(order.flatMap((id) => this.#deleteCommands(id)));
+    for (const [at, id] of order.entries()) {
+      if (results[2 * at]?.status === 'fulfilled') this.#nodes.delete(id);
     }
   }
 
@@ -640,26 +632,62 @@ export class Graph {
     return /^l[0-9a-z]+$/.test(name) ? Number.parseInt(name.slice(1), 36) : null;
   }
 
-  #nodeOptions(id: number, backing: number | null, readOnly: boolean, reopen = false): Record<string, unknown> {
-    const name = this.nodeName(id);
-    const fileNode = `f${name.slice(1)}`;
+  #nodeOptions(id: number, backing: number | null, readOnly: boolean): Record<string, unknown> {
     return {
       driver: 'qcow2',
-      'node-name': name,
-      file: reopen
-        ? fileNode
-        : {
-            driver: 'file',
-            'node-name': fileNode,
-            filename: this.store.nameOf(id),
-            discard: 'unmap',
-            ...(this.#direct ? { cache: { direct: true } } : {}),
-          },
+      'node-name': this.nodeName(id),
+      file: this.#fileNodeName(id),
       backing: backing === null ? null : this.#standing(backing),
       discard: 'unmap',
       ...(this.#direct ? { cache: { direct: true } } : {}),
       ...(readOnly ? { 'read-only': true, 'l2-cache-size': layerCacheBytes } : {}),
     };
+  }
+
+  #fileNodeName(id: number): string {
+    return `f${this.nodeName(id).slice(1)}`;
+  }
+
+  /**
+   * A file is a node of its own, open for writing whatever the layer on it is. As a part of the layer's node it would be
+   * reopened with that, and QEMU 7.2 may then close a descriptor that a request in flight still uses.
+   */
+  #addCommands(id: number, backing: number | null, readOnly: boolean): [QmpCommand, QmpCommand] {
+    const file = {
+      driver: 'file',
+      'node-name': this.#fileNodeName(id),
+      filename: this.store.nameOf(id),
+      discard: 'unmap',
+      ...(this.#direct ? { cache: { direct: true } } : {}),
+    };
+    return [
+      { execute: 'blockdev-add', arguments: file },
+      { execute: 'blockdev-add', arguments: this.#nodeOptions(id, backing, readOnly) },
+    ];
+  }
+
+  #deleteCommands(id: number): [QmpCommand, QmpCommand] {
+    return [
+      { execute: 'blockdev-del', arguments: { 'node-name': this.nodeName(id) } },
+      { execute: 'blockdev-del', arguments: { 'node-name': this.#fileNodeName(id) } },
+    ];
+  }
+
+  /** Opens layers, lower ones first. What could be opened stays so when another could not. */
+  async #addNodes(layers: readonly { id: number; backing: number | null; readOnly: boolean }[]): Promise<void> {
+    const results = await this.qmp.executeEach(
+      layers.flatMap(({ id, backing, readOnly }) => this.#addCommands(id, backing, readOnly)),
+    );
+    const left: QmpCommand[] = [];
+    let failure: unknown;
+    for (const [at, { id, backing, readOnly }] of layers.entries()) {
+      const [file, layer] = results.slice(2 * at);
+      if (layer?.status === 'fulfilled') this.#nodes.set(id, { backing, readOnly });
+      else if (file?.status === 'fulfilled') left.push(this.#deleteCommands(id)[1]);
+      failure ??= file?.status === 'rejected' ? file.reason : layer?.status === 'rejected' ? layer.reason : undefined;
+    }
+    await this.qmp.executeEach(left);
+    if (failure !== undefined) throw failure;
   }
 }
 

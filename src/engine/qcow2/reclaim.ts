@@ -17,17 +17,18 @@ import { costOf, dataBytes, merge } from './merge.ts';
 import { MovedError } from './moving-files.ts';
 import { pivotDrives } from './pivot.ts';
 import {
-  assertNoOpenRelink,
   childrenOf,
   type FileRow,
   findFile,
   findHead,
+  findOpenRelink,
   getFile,
   pinnedAmong,
   rootOf,
   standsOn,
   treeOf,
 } from './records.ts';
+import { assertNoOpenRelink } from './relink.ts';
 import { untilWanted } from './steered.ts';
 
 export interface Parts {
@@ -60,7 +61,9 @@ export async function reclaim(
 ): Promise<ReclaimResult> {
   const { ctx } = parts;
   if (driveIds.length === 0) return { freedBytes: 0, keptBytes: 0 };
-  const owners = await ownersAround(ctx, driveIds);
+  const bereft = [...ctx.bereft];
+  const owners = await ownersAround(ctx, [...driveIds, ...bereft]);
+  for (const driveId of bereft) ctx.bereft.delete(driveId);
   const freedBytes = await sweepDead(ctx, driveIds);
   await parts.deltas.foldUnnamed(owners);
   const work: Work = { control, doneBytes: 0, leftBytes: 0, freedBytes, frozenOnce: new Set() };
@@ -164,12 +167,16 @@ export async function sweepDead(ctx: Context, driveIds?: readonly DriveId[]): Pr
 
 async function nextStep(parts: Parts, root: number, work: Work): Promise<Step | undefined> {
   const { ctx } = parts;
-  const { tree, pinned } = await ctx.catalog.write(async (tx) => {
+  const { tree, pinned, relinked } = await ctx.catalog.write(async (tx) => {
     const all = (await treeOf(tx, root)).filter((file) => file.state !== 'dead');
     const ids = all.map((file) => file.id);
-    await assertNoOpenRelink(tx, ids);
-    return { tree: all, pinned: await pinnedAmong(tx, ids) };
+    const open = await findOpenRelink(tx, ids);
+    return { tree: all, pinned: await pinnedAmong(tx, ids), relinked: open === undefined ? [] : ids };
   });
+  if (relinked.length > 0) {
+    await assertNoOpenRelink(ctx, relinked);
+    throw new MovedError();
+  }
   const above = new Map<number, FileRow[]>();
   for (const file of tree) {
     if (file.backing_id === null) continue;

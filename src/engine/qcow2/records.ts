@@ -7,7 +7,7 @@ import type { Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
 import type { Db } from '../../catalog/catalog.ts';
 import type { Qcow2FileRow, Qcow2LayerRow, Schema } from '../../catalog/schema.ts';
-import { CalotypeError, notFound } from '../../core/errors.ts';
+import { notFound } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
 import { nowUs } from '../../core/time.ts';
 
@@ -80,6 +80,20 @@ export async function updateFiles(
 ): Promise<void> {
   if (ids.length === 0) return;
   await db.updateTable('qcow2_files').set(set).where('id', 'in', ids).execute();
+}
+
+/** Drives, other than their own, whose files these files stand on. */
+export async function ownersBelow(db: Db, ids: readonly number[]): Promise<DriveId[]> {
+  if (ids.length === 0) return [];
+  const rows = await db
+    .selectFrom('qcow2_files as f')
+    .innerJoin('qcow2_files as b', 'b.id', 'f.backing_id')
+    .select('b.drive_id')
+    .distinct()
+    .where('f.id', 'in', ids)
+    .whereRef('b.drive_id', '!=', 'f.drive_id')
+    .execute();
+  return rows.map((row) => row.drive_id);
 }
 
 export async function deleteFileRows(db: Db, ids: readonly number[]): Promise<void> {
@@ -233,19 +247,13 @@ export async function listIntents(db: Db): Promise<{ id: number; intent: Intent 
   return rows.map((row) => ({ id: row.id, intent: { kind: row.kind, plan: JSON.parse(row.plan_json) } as Intent }));
 }
 
-/**
- * A relink that could not be finished, not even by recovery, leaves its files' true backing in doubt: nothing may be planned
- * on them. Caller holds the files' tree, so that none of these is merely under way. @throws layer_damaged
- */
-export async function assertNoOpenRelink(db: Db, fileIds: readonly number[]): Promise<void> {
+/** The recorded relink, if any, that one of these files has a part in. */
+export async function findOpenRelink(db: Db, fileIds: readonly number[]): Promise<number | undefined> {
   const here = new Set(fileIds);
   for (const { id, intent } of await listIntents(db)) {
     if (intent.kind !== 'relink') continue;
     const { children, to, dead } = intent.plan;
-    if (![...children, ...dead, ...(to === null ? [] : [to])].some((file) => here.has(file))) continue;
-    throw new CalotypeError('layer_damaged', 'An earlier change of these layers could not be finished.', {
-      intent: id,
-      remedy: 'Run the doctor; it says what is in the way.',
-    });
+    if ([...children, ...dead, ...(to === null ? [] : [to])].some((file) => here.has(file))) return id;
   }
+  return undefined;
 }

@@ -4,6 +4,7 @@
  * can be done twice: what the graph and the headers say already is left alone.
  */
 import type { CommitHook } from '../../catalog/catalog.ts';
+import { CalotypeError } from '../../core/errors.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
 import { type Context, markDead } from './context.ts';
 import {
@@ -11,7 +12,9 @@ import {
   deleteIntent,
   type FileRow,
   findFile,
+  findOpenRelink,
   insertIntent,
+  ownersBelow,
   pinnedAmong,
   type RelinkPlan,
   standsOn,
@@ -56,7 +59,8 @@ export async function finishRelink(
     await relinkOne(ctx, child, plan.to);
     ctx.step('relink.child');
   }
-  const dead = await ctx.catalog.write(async (tx) => {
+  const { dead, bereft } = await ctx.catalog.write(async (tx) => {
+    const owners = await ownersBelow(tx, plan.children);
     await updateFiles(tx, plan.children, { backing_id: plan.to });
     if (plan.move !== null) {
       const { from, to } = plan.move;
@@ -68,8 +72,9 @@ export async function finishRelink(
     await markDead(tx, unneeded);
     await deleteIntent(tx, intent);
     await commit(tx);
-    return unneeded;
+    return { dead: unneeded, bereft: owners };
   });
+  for (const driveId of bereft) ctx.bereft.add(driveId);
   ctx.step('relink.committed');
   return dead;
 }
@@ -97,6 +102,22 @@ export async function relinkOne(ctx: Context, child: number, to: number | null):
     }
   } else if (!written) await ctx.store.setBacking(child, to);
   await ctx.store.syncFile(child);
+}
+
+/**
+ * A relink that could not be finished, not even by recovery, leaves its files' true backing in doubt: nothing may be planned
+ * on them. One that is merely under way, as when a flatten moves a drive to another tree, is waited for. Caller holds the
+ * files' tree but not `links`. @throws layer_damaged
+ */
+export async function assertNoOpenRelink(ctx: Context, fileIds: readonly number[]): Promise<void> {
+  const { db } = ctx.catalog;
+  if ((await findOpenRelink(db, fileIds)) === undefined) return;
+  const intent = await ctx.links.run(() => findOpenRelink(db, fileIds));
+  if (intent === undefined) return;
+  throw new CalotypeError('layer_damaged', 'An earlier change of these layers could not be finished.', {
+    intent,
+    remedy: 'Run the doctor; it says what is in the way.',
+  });
 }
 
 /**
