@@ -44,6 +44,7 @@ import {
   getPoint,
   insertFile,
   insertLayer,
+  ownersUnder,
   updateFiles,
 } from './records.ts';
 import { openDriveExport, openFileExport, recover, serveAtSize } from './recover.ts';
@@ -328,19 +329,21 @@ export class Qcow2Engine implements Engine {
   deleteSnapshots(driveSnapshotIds: readonly DriveSnapshotId[], commit: CommitHook): Promise<void> {
     return this.#run(async () => {
       // Under `links`: who builds on a point holds it from its look at the point to its commit.
-      await this.#ctx.links.run(() =>
+      const owners = await this.#ctx.links.run(() =>
         this.#evenWhenFull(() =>
           this.#ctx.catalog.write(async (tx) => {
+            const bereft: DriveId[] = [];
             for (let at = 0; at < driveSnapshotIds.length; at += 500) {
-              await tx
-                .deleteFrom('qcow2_points')
-                .where('drive_snapshot_id', 'in', driveSnapshotIds.slice(at, at + 500))
-                .execute();
+              const some = driveSnapshotIds.slice(at, at + 500);
+              bereft.push(...(await ownersUnder(tx, some)));
+              await tx.deleteFrom('qcow2_points').where('drive_snapshot_id', 'in', some).execute();
             }
             await commit(tx);
+            return bereft;
           }),
         ),
       );
+      for (const driveId of owners) this.#ctx.bereft.add(driveId);
       this.#ctx.step('points.deleted');
     });
   }

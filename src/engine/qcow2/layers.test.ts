@@ -199,3 +199,25 @@ test('a drive that grew between snapshots keeps its skip layers right', async ()
   expectContent(await readLive(live), content);
   expect(await rig.complaints()).toEqual([]);
 });
+
+test('what only a clone or its snapshots stood on goes with them, whosever it was', async () => {
+  await using rig = await Rig.start(harness);
+  const files = (): Promise<string[]> => readdir(join(rig.directory, 'images'));
+  const source = await rig.createDrive();
+  await rig.write(source, new Content(4 * MiB), [{ grain: 0, count: 100 }]);
+  const point = await rig.snapshot(source);
+  const clone = await rig.clone(point);
+  const kept = await rig.snapshot(clone);
+  await rig.engine.deleteDrive(source, noCommit);
+  await rig.deletePoints(point);
+  await rig.reclaim(source);
+  await rig.engine.deleteDrive(clone, noCommit);
+  await rig.reclaim(clone);
+  await expect.poll(async () => (await filesOf(rig)).map((file) => file.drive_id)).toEqual([source]);
+  await rig.detach({ stopProcesses: true });
+  await rig.open();
+  expect((await rig.read({ point: kept })).subarray(0, grainBytes).some((byte) => byte !== 0)).toBe(true);
+  await rig.deletePoints(kept);
+  await rig.reclaim(clone);
+  await expect.poll(files).toEqual([]);
+});

@@ -96,6 +96,19 @@ export async function ownersBelow(db: Db, ids: readonly number[]): Promise<Drive
   return rows.map((row) => row.drive_id);
 }
 
+/** Drives, other than their own, whose files these points stand on. */
+export async function ownersUnder(db: Db, points: readonly DriveSnapshotId[]): Promise<DriveId[]> {
+  const rows = await db
+    .selectFrom('qcow2_points as p')
+    .innerJoin('qcow2_files as f', 'f.id', 'p.file_id')
+    .select('f.drive_id')
+    .distinct()
+    .where('p.drive_snapshot_id', 'in', points)
+    .whereRef('f.drive_id', '!=', 'p.drive_id')
+    .execute();
+  return rows.map((row) => row.drive_id);
+}
+
 export async function deleteFileRows(db: Db, ids: readonly number[]): Promise<void> {
   if (ids.length === 0) return;
   await db.deleteFrom('qcow2_files').where('id', 'in', ids).execute();
