@@ -81,6 +81,9 @@ async function record(directory: string, random: Random): Promise<Run> {
     await work.drain();
     mark({ step: theEnd });
     await work.check();
+  } catch (error) {
+    console.error(`seed ${seed}, while it was recorded: ${error instanceof Error ? error.stack : String(error)}`);
+    throw error;
   } finally {
     await work?.stop();
     await server?.destroy();

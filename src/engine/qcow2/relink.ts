@@ -86,12 +86,16 @@ export async function relinkOne(ctx: Context, child: number, to: number | null):
   const graph = ctx.graph();
   const header = await readHeader(ctx.store.pathOf(child));
   const written = header.backing === (to === null ? null : ctx.store.nameOf(to));
+  const roots = [`relinked:${child}`];
   if (graph.alive && graph.isOpen(child)) {
-    if (written && graph.backingOf(child) === to) return;
-    // Whoever has it open may let go of it meanwhile.
-    const roots = [`relinked:${child}`];
+    // Whoever has it open may let go of it meanwhile, or is about to already.
     graph.setRoot(`relinked:${child}`, child);
+    await graph.tidy();
+    if (!graph.isOpen(child)) graph.dropRoot(`relinked:${child}`);
+  }
+  if (graph.alive && graph.isOpen(child)) {
     try {
+      if (written && graph.backingOf(child) === to) return;
       if (to !== null) {
         await graph.open(`relink:${to}`, await chainOf(ctx.catalog.db, to), { writable: false });
         roots.push(`relink:${to}`);
