@@ -227,6 +227,23 @@ export function testDeletions(harness: EngineHarness): void {
     expect(await rig.complaints()).toEqual([]);
   });
 
+  test("a drive that is deleted while its layers are merged is in nobody's way", async () => {
+    await using rig = await Rig.start(harness);
+    for (let round = 0; round < 12; round++) {
+      const live = await liveDrive(rig, MiB);
+      const [taken] = await takeSome(rig, live, 1, 16);
+      if (taken === undefined) throw new Error('no point');
+      await writeFresh(live.attachment.client, live.content, [{ grain: 0, count: 16 }]);
+      await rig.end(live.attachment);
+      await rig.deletePoints(taken.id);
+      const merging = rig.engine.reclaim([live.driveId], new TestControl());
+      await delay(round);
+      await rig.engine.deleteDrive(live.driveId, noCommit);
+      await merging;
+    }
+    expect(await rig.complaints()).toEqual([]);
+  });
+
   test('space really comes back', async () => {
     await using rig = await Rig.start(harness);
     const live = await liveDrive(rig, 32 * MiB);

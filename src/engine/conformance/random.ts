@@ -299,7 +299,12 @@ export function testRandom(harness: EngineHarness): void {
     const sequence = fc.array(action, { minLength: 25, maxLength: 25, size: 'max' });
     await fc.assert(
       fc.asyncProperty(sequence, (actions) => playThrough(harness, actions)),
-      { numRuns, ...(process.env.CALOTYPE_SEED === undefined ? {} : { seed: Number(process.env.CALOTYPE_SEED) }) },
+      {
+        numRuns,
+        // A race does not come back in the same place, so that looking for less of it takes long and finds nothing.
+        endOnFailure: process.env.CALOTYPE_SHRINK !== '1',
+        ...(process.env.CALOTYPE_SEED === undefined ? {} : { seed: Number(process.env.CALOTYPE_SEED) }),
+      },
     );
   }, 3_600_000);
 

@@ -13,12 +13,13 @@ import type { DriveId } from '../../core/ids.ts';
 import { copyChain, copyFile, rebase } from '../../qemu/image-tools.ts';
 import type { WorkControl } from '../engine.ts';
 import { abandon, type Context, discard, withTree } from './context.ts';
-import { maxDepth, topDepth } from './pivot.ts';
+import { maxDepth } from './pivot.ts';
 import type { Parts } from './reclaim.ts';
 import {
   baseLevel,
   chainOf,
   childrenOf,
+  depthOf,
   type FileRow,
   findHead,
   getHead,
@@ -83,10 +84,13 @@ export async function addSkipLayer(parts: Parts, driveId: DriveId, control: Work
   });
 }
 
-/** Makes room for one more layer on a drive. Caller holds its tree. @throws chain_too_deep */
+/** Makes room for one more layer on a drive; one that is gone needs none. Caller holds its tree. @throws chain_too_deep */
 export async function boundTop(parts: Parts, driveId: DriveId, control: WorkControl): Promise<void> {
-  while ((await topDepth(parts.ctx, driveId)) >= maxDepth) {
-    if (!(await foldOnce(parts, driveId, control))) throw tooDeep();
+  const { db } = parts.ctx.catalog;
+  for (;;) {
+    const head = await findHead(db, driveId);
+    if (head === undefined || (await depthOf(db, head.file_id)) < maxDepth) return;
+    if (!(await foldOnce(parts, driveId, control)) && (await findHead(db, driveId)) !== undefined) throw tooDeep();
   }
 }
 

@@ -75,7 +75,11 @@ export async function discard(ctx: Context, ids: readonly number[]): Promise<voi
     const graph = ctx.graph();
     if (graph.alive) await graph.tidy();
     const closed = ids.filter((id) => !graph.isOpen(id));
-    if (closed.length > 0) ctx.background(() => removeDead(ctx, closed));
+    if (closed.length === 0) return;
+    ctx.background(async () => {
+      await removeDead(ctx, closed);
+      await ctx.space.takeReserve();
+    });
   } catch (error) {
     ctx.logger.warn(`Superfluous layer files stay for now: ${String(error)}`);
   }
