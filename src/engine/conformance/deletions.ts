@@ -35,6 +35,16 @@ async function longWork(rig: Rig): Promise<{ live: LiveDrive; newer: Taken }> {
   return { live, newer };
 }
 
+/** A drive whose only point is deleted, with changes since: what is left can be merged. */
+async function deletedPoint(rig: Rig): Promise<LiveDrive> {
+  const live = await liveDrive(rig, MiB);
+  const [taken] = await takeSome(rig, live, 1, 16);
+  if (taken === undefined) throw new Error('no point');
+  await writeFresh(live.attachment.client, live.content, [{ grain: 0, count: 16 }]);
+  await rig.deletePoints(taken.id);
+  return live;
+}
+
 export function testDeletions(harness: EngineHarness): void {
   for (const order of ['oldest first', 'newest first', 'inside out'] as const) {
     test(`points are deleted ${order} while a client writes; the others stay what they are`, async () => {
@@ -227,15 +237,11 @@ export function testDeletions(harness: EngineHarness): void {
     expect(await rig.complaints()).toEqual([]);
   });
 
-  test("a drive that is deleted while its layers are merged is in nobody's way", async () => {
+  test('a drive may be deleted while its layers are merged', async () => {
     await using rig = await Rig.start(harness);
     for (let round = 0; round < 12; round++) {
-      const live = await liveDrive(rig, MiB);
-      const [taken] = await takeSome(rig, live, 1, 16);
-      if (taken === undefined) throw new Error('no point');
-      await writeFresh(live.attachment.client, live.content, [{ grain: 0, count: 16 }]);
+      const live = await deletedPoint(rig);
       await rig.end(live.attachment);
-      await rig.deletePoints(taken.id);
       const merging = rig.engine.reclaim([live.driveId], new TestControl());
       await delay(round);
       await rig.engine.deleteDrive(live.driveId, noCommit);

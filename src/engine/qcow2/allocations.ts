@@ -52,18 +52,18 @@ export class Allocations {
    */
   async top(driveId: DriveId, fileId: number): Promise<Allocation> {
     const graph = this.#ctx.graph();
-    if (!graph.isOpenWritable(fileId)) return this.#read(fileId);
     const exportName = `map-${driveId}-${this.#asked++}`;
-    await graph.addExport(exportName, exportName, fileId, false);
-    let found: Allocation;
-    try {
-      found = await this.#ask(exportName, graph.daemon.nbdSocketPath);
-    } finally {
-      await graph.removeExport(exportName);
-    }
+    const found = await graph.whileOpen(fileId, async () => {
+      await graph.addExport(exportName, exportName, fileId, false);
+      try {
+        return await this.#ask(exportName, graph.daemon.nbdSocketPath);
+      } finally {
+        await graph.removeExport(exportName);
+      }
+    });
     // A pivot meanwhile has moved our export onto the overlay, like every other.
     await graph.shapeIsKnown();
-    return graph.isOpenWritable(fileId) ? found : this.#read(fileId);
+    return found !== undefined && graph.isOpenWritable(fileId) ? found : this.#read(fileId);
   }
 
   async #ask(exportName: string, socket: string): Promise<Allocation> {

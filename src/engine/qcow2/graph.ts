@@ -56,6 +56,8 @@ export class Graph {
    * stands on the filter is moved to where the merge ends, as those are who stood on the layer before.
    */
   readonly #detours = new Map<number, { node: string; jobId: string }>();
+  /** Short work on open nodes: nothing is closed before it has ended. */
+  readonly #borrowing = new Set<Promise<unknown>>();
   /** Files about to be opened, and how often: work on closed files must not begin on them. */
   readonly #opening = new Map<number, number>();
 
@@ -181,6 +183,20 @@ export class Graph {
     const running = this.#closedWork.get(id);
     running?.evict.abort();
     await running?.ended;
+  }
+
+  /**
+   * Runs short work on a node that is open for writing, such as an export of our own; who wants to close it waits.
+   * @returns undefined where it is not open for writing (any more)
+   */
+  async whileOpen<T>(id: number, work: () => Promise<T>): Promise<T | undefined> {
+    const running = await this.#lock.run(async () => {
+      if (!this.isOpenWritable(id)) return undefined;
+      const begun = work().finally(() => this.#borrowing.delete(begun));
+      this.#borrowing.add(begun);
+      return { begun };
+    });
+    return running?.begun;
   }
 
   /** Opens an empty overlay, apart from any chain, ready for `pivot`. Read-only where the drive is only read. */
@@ -594,6 +610,17 @@ export class Graph {
   }
 
   async #dropUnused(): Promise<void> {
+    if (this.#unused().length > 0) await Promise.allSettled([...this.#borrowing]);
+    const order = this.#unused();
+    if (order.length === 0) return;
+    const results = await this.qmp.executeEach(order.flatMap((id) => this.#deleteCommands(id)));
+    for (const [at, id] of order.entries()) {
+      if (results[2 * at]?.status === 'fulfilled') this.#nodes.delete(id);
+    }
+  }
+
+  /** Open nodes that no root stands on, upper ones first. */
+  #unused(): number[] {
     const needed = new Set<number>();
     for (const root of this.#roots.values()) {
       for (let id: number | null = root; id !== null && !needed.has(id); id = this.#nodes.get(id)?.backing ?? null) {
@@ -614,11 +641,7 @@ export class Graph {
       parents.set(backing, left);
       if (left === 0 && !needed.has(backing)) ready.push(backing);
     }
-    if (order.length === 0) return;
-    const results = await this.qmp.executeEach(order.flatMap((id) => this.#deleteCommands(id)));
-    for (const [at, id] of order.entries()) {
-      if (results[2 * at]?.status === 'fulfilled') this.#nodes.delete(id);
-    }
+    return order;
   }
 
   /** A node with nothing above it, somewhere above this one: QEMU wants one named. */
