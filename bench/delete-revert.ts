@@ -158,10 +158,7 @@ async function reverts(server: BenchServer, bare: BareDaemon): Promise<Row[]> {
   for (let i = 0; i < 30; i++) {
     await delay(150);
     const driveSnapshotId = points[i % points.length];
-    ours.push(
-      (await timed(() => server.done('POST', `/v1/drives/${driveId}/revert`, { driveSnapshotId, keepSafety: false })))
-        .ms,
-    );
+    ours.push((await timed(() => server.done('POST', `/v1/drives/${driveId}/revert`, { driveSnapshotId }))).ms);
     await delay(50);
     const overlay = bare.image(sizeBytes, top);
     await bare.add(overlay, null);

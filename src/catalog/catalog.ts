@@ -103,22 +103,23 @@ export class Catalog {
         },
         failed: reject,
       });
-      if (!this.#writing) void this.#writeAll();
+      if (this.#writing) return;
+      this.#writing = true;
+      setImmediate(() => void this.#writeBatch());
     });
   }
 
-  async #writeAll(): Promise<void> {
-    this.#writing = true;
-    while (this.#waiting.length > 0) {
-      const batch = this.#waiting.splice(0, maxBatch);
-      try {
-        const done = await this.#commit(batch);
-        for (const one of done) one.committed();
-      } catch (error) {
-        for (const one of batch) one.failed(error);
-      }
+  /** A commit holds the thread up, so that what has come meanwhile is read first: it shares the next one. */
+  async #writeBatch(): Promise<void> {
+    const batch = this.#waiting.splice(0, maxBatch);
+    try {
+      const done = await this.#commit(batch);
+      for (const one of done) one.committed();
+    } catch (error) {
+      for (const one of batch) one.failed(error);
     }
-    this.#writing = false;
+    if (this.#waiting.length > 0) setImmediate(() => void this.#writeBatch());
+    else this.#writing = false;
   }
 
   async #commit(batch: readonly Waiting[]): Promise<Waiting[]> {

@@ -116,10 +116,9 @@ export class TaskRunner {
       for (const task of added) this.#forget(task);
       throw error;
     }
-    for (const task of added) {
-      task.ready = true;
-      this.#startIfFree(task);
-    }
+    for (const task of added) task.ready = true;
+    // Behind the answer to whoever asked, which the task's own commits would hold up.
+    if (added.length > 0) setImmediate(() => this.#startAll(added));
     this.#wake();
     return result;
   }
@@ -187,11 +186,13 @@ export class TaskRunner {
       });
     }
     for (const task of tasks) this.#enter(task);
-    for (const task of tasks) {
-      task.ready = true;
-      this.#startIfFree(task);
-    }
+    for (const task of tasks) task.ready = true;
+    this.#startAll(tasks);
     return tasks.length;
+  }
+
+  #startAll(tasks: readonly ActiveTask[]): void {
+    for (const task of tasks) this.#startIfFree(task);
   }
 
   #startIfFree(task: ActiveTask): void {

@@ -37,6 +37,8 @@ export interface Context {
   distrust(reason: unknown): void;
   /** Work nobody waits for; awaited when the engine closes. */
   background(work: () => Promise<void>): void;
+  /** Dead files that background work is about to unlink, or is unlinking. */
+  readonly unlinking: Set<number>;
   /** Files whose guest-visible allocation was read before; they no longer change. */
   forgetAllocation(fileId: number): void;
 }
@@ -76,8 +78,13 @@ export async function discard(ctx: Context, ids: readonly number[]): Promise<voi
     if (graph.alive) await graph.tidy();
     const closed = ids.filter((id) => !graph.isOpen(id));
     if (closed.length === 0) return;
+    for (const id of closed) ctx.unlinking.add(id);
     ctx.background(async () => {
-      await removeDead(ctx, closed);
+      try {
+        await removeDead(ctx, closed);
+      } finally {
+        for (const id of closed) ctx.unlinking.delete(id);
+      }
       await ctx.space.takeReserve();
     });
   } catch (error) {

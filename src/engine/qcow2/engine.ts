@@ -5,7 +5,7 @@
 import { constants, mkdirSync } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
+import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises';
 import type { Catalog, CommitHook } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { Extents } from '../../core/extents.ts';
@@ -131,6 +131,7 @@ export class Qcow2Engine implements Engine {
       trees: new KeyedMutex<number>(),
       stuck: new Set(),
       bereft: new Set(),
+      unlinking: new Set(),
       distrust: (reason) => this.#connectAnew(reason),
       background: (work) => this.#inBackground(work),
       forgetAllocation: (id) => allocations.forget(id),
@@ -747,10 +748,13 @@ export class Qcow2Engine implements Engine {
     });
   }
 
+  /** Behind the answer to whoever caused it, which the work's own commits would hold up. */
   #inBackground(work: () => Promise<void>): void {
-    const running = this.#run(work).catch((error: unknown) => {
-      if (!this.#closing) this.#options.logger.warn(`Background work failed: ${String(error)}`);
-    });
+    const running = nextTurn()
+      .then(() => this.#run(work))
+      .catch((error: unknown) => {
+        if (!this.#closing) this.#options.logger.warn(`Background work failed: ${String(error)}`);
+      });
     const tracked = running.finally(() => this.#background.delete(tracked));
     this.#background.add(tracked);
   }

@@ -11,6 +11,9 @@ const pattern = /^l([0-9a-z]+)\.qcow2$/;
 
 export class FileStore {
   readonly directory: string;
+  #sync: Promise<void> = Promise.resolve();
+  #nextSync: Promise<void> | undefined;
+
   constructor(directory: string) {
     this.directory = directory;
   }
@@ -58,7 +61,19 @@ export class FileStore {
     }
   }
 
-  async syncDirectory(): Promise<void> {
+  /** Calls that come while one is under way share the next. */
+  syncDirectory(): Promise<void> {
+    this.#nextSync ??= this.#sync
+      .catch(() => undefined)
+      .then(() => {
+        this.#nextSync = undefined;
+        this.#sync = this.#syncNow();
+        return this.#sync;
+      });
+    return this.#nextSync;
+  }
+
+  async #syncNow(): Promise<void> {
     const handle = await open(this.directory, 'r');
     try {
       await handle.sync();

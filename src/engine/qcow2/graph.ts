@@ -432,7 +432,10 @@ export class Graph {
       for (;;) {
         const job = (await this.jobs()).find((item) => item.id === jobId);
         if (job === undefined) throw new CalotypeError('engine_failed', 'The merge job disappeared.');
-        if (job.status === 'pending') return;
+        if (job.status === 'pending') {
+          onShare(1);
+          return;
+        }
         if (job.status === 'concluded') {
           this.#detours.delete(layers.upper);
           await this.qmp.execute('job-dismiss', { id: jobId });

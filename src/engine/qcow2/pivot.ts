@@ -10,7 +10,17 @@ import type { CommitHook, Tx } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
 import { type Context, planOverlay, removeDead } from './context.ts';
-import { depthOf, findFile, getFile, getHead, type HeadRow, insertFile, insertLayer, updateFiles } from './records.ts';
+import {
+  depthOf,
+  findFile,
+  getFile,
+  getHead,
+  type HeadRow,
+  insertFile,
+  insertPoint,
+  replaceTop,
+  updateFiles,
+} from './records.ts';
 
 /** Below this a read walks few enough layers to go on taking snapshots while compaction catches up. */
 export const maxDepth = 24;
@@ -94,26 +104,10 @@ export async function recordPivot(
   overlay: number,
   pointId: DriveSnapshotId | undefined,
 ): Promise<void> {
-  await updateFiles(tx, [head.file_id], { state: 'frozen' });
-  await updateFiles(tx, [overlay], { state: 'active', backing_id: head.file_id });
-  const layer = await insertLayer(tx, head.drive_id, head.layer_id);
-  await tx.updateTable('qcow2_layers').set({ file_id: head.file_id }).where('id', '=', head.layer_id).execute();
-  if (pointId !== undefined) {
-    await tx
-      .insertInto('qcow2_points')
-      .values({
-        drive_snapshot_id: pointId,
-        drive_id: head.drive_id,
-        file_id: head.file_id,
-        layer_id: head.layer_id,
-      })
-      .execute();
-  }
-  await tx
-    .updateTable('qcow2_drives')
-    .set({ file_id: overlay, layer_id: layer, spare_id: null })
-    .where('drive_id', '=', head.drive_id)
-    .execute();
+  await replaceTop(tx, head, overlay);
+  if (pointId === undefined) return;
+  const { drive_id, file_id, layer_id } = head;
+  await insertPoint(tx, { drive_snapshot_id: pointId, drive_id, file_id, layer_id });
 }
 
 /** Where the daemon stands on another top than the catalog, or neither is sure, recovery is to have another look. @throws engine_failed */

@@ -158,7 +158,8 @@ export async function drivesWithGarbage(ctx: Context): Promise<DriveId[]> {
 export async function sweepDead(ctx: Context, driveIds?: readonly DriveId[]): Promise<number> {
   let query = ctx.catalog.db.selectFrom('qcow2_files').select('id').where('state', '=', 'dead');
   if (driveIds !== undefined) query = query.where('drive_id', 'in', driveIds);
-  const ids = (await query.execute()).map((row) => row.id).filter((id) => !ctx.graph().isOpen(id));
+  const dead = (await query.execute()).map((row) => row.id);
+  const ids = dead.filter((id) => !ctx.graph().isOpen(id) && !ctx.unlinking.has(id));
   let bytes = 0;
   for (const id of ids) bytes += await ctx.store.diskBytes(id);
   await removeDead(ctx, ids);

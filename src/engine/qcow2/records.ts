@@ -6,8 +6,9 @@
 import type { Selectable, Updateable } from 'kysely';
 import { sql } from 'kysely';
 import type { Db } from '../../catalog/catalog.ts';
+import { prepare } from '../../catalog/prepared.ts';
 import type { Qcow2FileRow, Qcow2LayerRow, Schema } from '../../catalog/schema.ts';
-import { notFound } from '../../core/errors.ts';
+import { CalotypeError, notFound } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
 import { nowUs } from '../../core/time.ts';
 
@@ -19,8 +20,12 @@ export type PointRow = Selectable<Schema['qcow2_points']>;
 /** Level of a file without backing: nothing is ever folded into it from below. */
 export const baseLevel = 99;
 
+const selectHead = prepare<{ driveId: DriveId }>()((db, p) =>
+  db.selectFrom('qcow2_drives').selectAll().where('drive_id', '=', p('driveId')),
+);
+
 export async function findHead(db: Db, driveId: DriveId): Promise<HeadRow | undefined> {
-  return db.selectFrom('qcow2_drives').selectAll().where('drive_id', '=', driveId).executeTakeFirst();
+  return (await selectHead(db, { driveId }))[0];
 }
 
 export async function getHead(db: Db, driveId: DriveId): Promise<HeadRow> {
@@ -29,8 +34,12 @@ export async function getHead(db: Db, driveId: DriveId): Promise<HeadRow> {
   return head;
 }
 
+const selectPoint = prepare<{ id: DriveSnapshotId }>()((db, p) =>
+  db.selectFrom('qcow2_points').selectAll().where('drive_snapshot_id', '=', p('id')),
+);
+
 export async function findPoint(db: Db, id: DriveSnapshotId): Promise<PointRow | undefined> {
-  return db.selectFrom('qcow2_points').selectAll().where('drive_snapshot_id', '=', id).executeTakeFirst();
+  return (await selectPoint(db, { id }))[0];
 }
 
 export async function getPoint(db: Db, id: DriveSnapshotId): Promise<PointRow> {
@@ -39,8 +48,12 @@ export async function getPoint(db: Db, id: DriveSnapshotId): Promise<PointRow> {
   return point;
 }
 
+const selectFile = prepare<{ id: number }>()((db, p) =>
+  db.selectFrom('qcow2_files').selectAll().where('id', '=', p('id')),
+);
+
 export async function findFile(db: Db, id: number): Promise<FileRow | undefined> {
-  return db.selectFrom('qcow2_files').selectAll().where('id', '=', id).executeTakeFirst();
+  return (await selectFile(db, { id }))[0];
 }
 
 export async function getFile(db: Db, id: number): Promise<FileRow> {
@@ -57,20 +70,26 @@ export interface NewFile {
   level?: number;
 }
 
-export async function insertFile(db: Db, file: NewFile): Promise<FileRow> {
-  return db
+const addFile = prepare<Required<NewFile> & { at: number }>()((db, p) =>
+  db
     .insertInto('qcow2_files')
     .values({
-      backing_id: file.backingId,
-      state: file.state,
-      drive_id: file.driveId,
-      size_bytes: file.sizeBytes,
-      level: file.level ?? (file.backingId === null ? baseLevel : 0),
+      backing_id: p('backingId'),
+      state: p('state'),
+      drive_id: p('driveId'),
+      size_bytes: p('sizeBytes'),
+      level: p('level'),
       data_bytes: null,
-      created_at: nowUs(),
+      created_at: p('at'),
     })
-    .returningAll()
-    .executeTakeFirstOrThrow();
+    .returningAll(),
+);
+
+export async function insertFile(db: Db, file: NewFile): Promise<FileRow> {
+  const level = file.level ?? (file.backingId === null ? baseLevel : 0);
+  const [row] = await addFile(db, { ...file, level, at: nowUs() });
+  if (row === undefined) throw new CalotypeError('internal', 'A new file has no row.');
+  return row;
 }
 
 export async function updateFiles(
@@ -114,13 +133,65 @@ export async function deleteFileRows(db: Db, ids: readonly number[]): Promise<vo
   await db.deleteFrom('qcow2_files').where('id', 'in', ids).execute();
 }
 
-export async function insertLayer(db: Db, driveId: DriveId, parentId: number | null): Promise<number> {
-  const row = await db
+const addLayer = prepare<{ driveId: DriveId; parentId: number | null }>()((db, p) =>
+  db
     .insertInto('qcow2_layers')
-    .values({ parent_id: parentId, drive_id: driveId, carried: null, delta: null, file_id: null })
-    .returning('id')
-    .executeTakeFirstOrThrow();
+    .values({ parent_id: p('parentId'), drive_id: p('driveId'), carried: null, delta: null, file_id: null })
+    .returning('id'),
+);
+
+export async function insertLayer(db: Db, driveId: DriveId, parentId: number | null): Promise<number> {
+  const [row] = await addLayer(db, { driveId, parentId });
+  if (row === undefined) throw new CalotypeError('internal', 'A new layer has no row.');
   return row.id;
+}
+
+const freezeFile = prepare<{ id: number }>()((db, p) =>
+  db.updateTable('qcow2_files').set({ state: 'frozen' }).where('id', '=', p('id')),
+);
+
+const activateFile = prepare<{ id: number; backingId: number }>()((db, p) =>
+  db
+    .updateTable('qcow2_files')
+    .set({ state: 'active', backing_id: p('backingId') })
+    .where('id', '=', p('id')),
+);
+
+const nameLayerFile = prepare<{ id: number; fileId: number }>()((db, p) =>
+  db
+    .updateTable('qcow2_layers')
+    .set({ file_id: p('fileId') })
+    .where('id', '=', p('id')),
+);
+
+const moveHead = prepare<{ driveId: DriveId; fileId: number; layerId: number }>()((db, p) =>
+  db
+    .updateTable('qcow2_drives')
+    .set({ file_id: p('fileId'), layer_id: p('layerId'), spare_id: null })
+    .where('drive_id', '=', p('driveId')),
+);
+
+/** A drive's top is frozen, and `overlay`, which stands on it, is the top, with a new interval of history. */
+export async function replaceTop(db: Db, head: HeadRow, overlay: number): Promise<void> {
+  await freezeFile(db, { id: head.file_id });
+  await activateFile(db, { id: overlay, backingId: head.file_id });
+  await nameLayerFile(db, { id: head.layer_id, fileId: head.file_id });
+  const layerId = await insertLayer(db, head.drive_id, head.layer_id);
+  await moveHead(db, { driveId: head.drive_id, fileId: overlay, layerId });
+}
+
+const addPoint = prepare<PointRow>()((db, p) =>
+  db.insertInto('qcow2_points').values({
+    drive_snapshot_id: p('drive_snapshot_id'),
+    drive_id: p('drive_id'),
+    file_id: p('file_id'),
+    layer_id: p('layer_id'),
+  }),
+);
+
+/** A frozen file, and the interval of history it ends, become a point in time. */
+export async function insertPoint(db: Db, point: PointRow): Promise<void> {
+  await addPoint(db, point);
 }
 
 /** The file and everything it stands on, top first. */

@@ -22,6 +22,7 @@ import {
   insertFile,
   insertIntent,
   insertLayer,
+  insertPoint,
   listIntents,
   type RevertPlan,
   replaceIntent,
@@ -199,15 +200,12 @@ async function recordRevert(tx: Tx, operationId: string, target: PlannedTarget):
   await updateFiles(tx, [target.top], { state: 'frozen' });
   if (target.keepAs !== null) {
     await tx.updateTable('qcow2_layers').set({ file_id: target.top }).where('id', '=', head.layer_id).execute();
-    await tx
-      .insertInto('qcow2_points')
-      .values({
-        drive_snapshot_id: target.keepAs,
-        drive_id: target.driveId,
-        file_id: target.top,
-        layer_id: head.layer_id,
-      })
-      .execute();
+    await insertPoint(tx, {
+      drive_snapshot_id: target.keepAs,
+      drive_id: target.driveId,
+      file_id: target.top,
+      layer_id: head.layer_id,
+    });
   } else {
     await tx.deleteFrom('qcow2_layers').where('id', '=', head.layer_id).execute();
     if ((await childrenOf(tx, target.top)).length === 0) await markDead(tx, [target.top]);
