@@ -35,7 +35,7 @@ export async function recover(ctx: Context, daemonAdopted: boolean): Promise<str
   await keepNumbersAhead(ctx, report);
   const exports = await ctx.catalog.db.selectFrom('exports').selectAll().execute();
   const jobs = daemonAdopted ? await relearn(ctx, exports, report) : [];
-  const intents = await listIntents(ctx.catalog.db);
+  const intents = inOrder(await listIntents(ctx.catalog.db));
   const reverting = new Set<DriveId>();
   for (const { intent } of intents) {
     if (intent.kind === 'revert') for (const target of intent.plan.targets) reverting.add(target.driveId);
@@ -51,11 +51,16 @@ export async function recover(ctx: Context, daemonAdopted: boolean): Promise<str
       report.push(`Change ${id} of layers (${intent.kind}) could not be finished: ${reasonOf(error)}`);
     }
   }
-  for (const job of jobs) await ctx.graph().endJob(job.id);
   if (daemonAdopted) await ctx.graph().tidy();
   await dropLeftovers(ctx, report);
   await openExports(ctx, exports, report);
   return report;
+}
+
+/** Headers follow the catalog, so they come after all that may still change what it says. */
+function inOrder<T extends { intent: Intent }>(intents: readonly T[]): T[] {
+  const isLast = (one: T): number => (one.intent.kind === 'headers' ? 1 : 0);
+  return intents.toSorted((a, b) => isLast(a) - isLast(b));
 }
 
 /** Whether trying again can help: then recovery as a whole is tried again. Else the rest is served, and the doctor tells. */
@@ -96,10 +101,15 @@ async function keepNumbersAhead(ctx: Context, report: string[]): Promise<void> {
   report.push(`Layer numbers continue above ${highest}, the highest file found.`);
 }
 
-/** The daemon is still there: which drives are open, and on what. @returns the jobs it had, none of which still runs */
+/**
+ * The daemon is still there: which drives are open, and on what. A job that had not taken effect is cancelled, since what it
+ * merged may be what a revert stands on by now.
+ * @returns the jobs that had ended; all are gone
+ */
 async function relearn(ctx: Context, exports: readonly ExportRow[], report: string[]): Promise<JobInfo[]> {
   const graph = ctx.graph();
-  for (const job of await graph.jobs()) await settleJob(ctx, job);
+  const jobs = await graph.jobs();
+  for (const job of jobs) await graph.endJob(job.id);
   await graph.learn();
   const known = new Map<string, ExportRow>(exports.map((row) => [row.id, row]));
   for (const found of await graph.exports()) {
@@ -112,7 +122,7 @@ async function relearn(ctx: Context, exports: readonly ExportRow[], report: stri
     graph.setRoot(`export:${row.id}`, found.fileId);
     if (row.drive_id !== null) graph.setRoot(`drive:${row.drive_id}`, found.fileId);
   }
-  return graph.jobs();
+  return jobs.filter((job) => job.status === 'concluded');
 }
 
 /** Overlays that a drive moved onto without the catalog learning of it. */
@@ -183,8 +193,7 @@ async function finishMergeIntent(
   const job = jobs.find((item) => item.id === `j${id}`);
   const children = upper === undefined ? [] : await childrenOf(ctx.catalog.db, upper.id);
   const carriedOut =
-    (job?.status === 'concluded' && job.error === undefined) ||
-    children.some((child) => graph.backingOf(child.id) === lower?.id);
+    (job !== undefined && job.error === undefined) || children.some((child) => graph.backingOf(child.id) === lower?.id);
   if (upper !== undefined && lower !== undefined && carriedOut) {
     await settleMerge(ctx, id, lower, upper);
     report.push('Finished a merge.');
@@ -193,17 +202,6 @@ async function finishMergeIntent(
   if (upper !== undefined) await restoreHeaders(ctx, upper);
   await ctx.catalog.write((tx) => deleteIntent(tx, id));
   report.push('Put an interrupted merge back; it will be done again.');
-}
-
-/** Jobs put nodes of their own into the graph: one that had moved all its data takes effect, any other is cancelled. */
-async function settleJob(ctx: Context, job: JobInfo): Promise<void> {
-  if (job.status === 'pending') await ctx.graph().finishCommit(job.id).catch(ifRefused);
-  else if (job.status !== 'concluded') await ctx.graph().endJob(job.id);
-}
-
-/** What a job says of itself is looked at later; only a daemon that is gone ends recovery here. */
-function ifRefused(error: unknown): void {
-  if (!(error instanceof CalotypeError) || error.code !== 'engine_failed') throw error;
 }
 
 /** Files that were planned and never used, spares of drives that are not open, and the dead. */
