@@ -113,6 +113,7 @@ export class Workload {
 
   /** After a restart: finds out what became of all that was asked for. */
   async settle(): Promise<void> {
+    for (const writer of this.#writers.values()) writer.lookForDeath();
     for (const operation of this.#unanswered.splice(0)) {
       if (operation.taskId === null && operation.call !== undefined) {
         if (operation.key === null) this.totals.lookedUp++;

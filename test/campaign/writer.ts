@@ -83,6 +83,16 @@ export class Writer {
     throw new Error(`the export of drive ${this.drive} was not served within 20 s`);
   }
 
+  /** One that rests does not notice by itself that the daemon died under it. */
+  lookForDeath(): void {
+    const pid = this.#deps.daemon();
+    if (pid === this.#daemonPid) return;
+    this.#daemonPid = pid;
+    this.#deps.ledger.crashed(this.drive);
+    void this.#client?.close();
+    this.#client = undefined;
+  }
+
   async stop(): Promise<void> {
     this.#stopped = true;
     this.resume();
@@ -185,9 +195,7 @@ export class Writer {
     try {
       const { path, exportName } = this.#address;
       const client = await NbdClient.connect({ kind: 'unix', path }, { exportName, timeoutMs: 5000 });
-      const pid = this.#deps.daemon();
-      if (pid !== this.#daemonPid) this.#deps.ledger.crashed(this.drive);
-      this.#daemonPid = pid;
+      this.lookForDeath();
       this.#client = client;
       return client;
     } catch {
