@@ -2,6 +2,7 @@
 import { mkdirSync, readFileSync } from 'node:fs';
 import { Server as TlsServer } from 'node:https';
 import type { Logger } from 'pino';
+import { isLoopback } from '../core/loopback.ts';
 import { bootstrap, type Endpoints } from '../service/bootstrap.ts';
 import { assemble, readTls, type Seams, type Server } from './assemble.ts';
 import { type Config, helpText, readConfig } from './config.ts';
@@ -86,10 +87,6 @@ function endpointsOf(config: Config, port: number): Endpoints {
   const wildcards: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '[::1]' };
   const host = wildcards[config.host] ?? (config.host.includes(':') ? `[${config.host}]` : config.host);
   return { native: `${scheme}://${host}:${port}/v1` };
-}
-
-function isLoopback(host: string): boolean {
-  return host === 'localhost' || host === '::1' || host.startsWith('127.');
 }
 
 interface Signals {

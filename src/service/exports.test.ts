@@ -96,6 +96,18 @@ describe('exports', () => {
     expect([...gateway.running.keys()]).toEqual([open.id]);
   });
 
+  it('without TLS stay on loopback, unless an operator says otherwise', async () => {
+    const drive = await h.drive();
+    const input = {
+      of: { drive: drive.id, writable: false },
+      transport: { kind: 'tcp', host: '192.0.2.10', tls: false },
+    } as const;
+    expect((await codeOf(h.service.exports.create(await h.person('mia', 'admin'), input))).code).toBe('forbidden');
+    expect(h.engine.exports.size).toBe(0);
+    const operator = { ...h.caller, role: 'operator' } as const;
+    expect((await h.service.exports.create(operator, input)).uri).toMatch(/^nbd:\/\/192\.0\.2\.10:/);
+  });
+
   it('leave nothing behind when the port cannot be had', async () => {
     const drive = await h.drive();
     gateway.broken = true;

@@ -16,6 +16,7 @@ import { findPart } from '../catalog/snapshots.ts';
 import { findTask } from '../catalog/tasks.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type ExportId, newId, type ProjectId } from '../core/ids.ts';
+import { isLoopback } from '../core/loopback.ts';
 import type { DriveExport } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
 import type { NbdTarget } from '../engine/engine.ts';
@@ -45,6 +46,14 @@ const waitMs = 10 * 60_000;
 function secretName(): string {
   const alphabet = 'abcdefghijklmnopqrstuvwxyz234567';
   return Array.from(randomBytes(26), (byte) => alphabet[byte % 32]).join('');
+}
+
+/** @throws forbidden */
+function assertMayBePlain(caller: Caller, { host, tls }: { host: string; tls: boolean }): void {
+  if (tls || isLoopback(host) || caller.role === 'operator') return;
+  throw new CalotypeError('forbidden', `Only an operator may export on ${host} without TLS.`, {
+    remedy: 'Leave `tls` out, or export on a loopback address.',
+  });
 }
 
 export function exportUseCases(context: Context): ExportUseCases {
@@ -215,7 +224,10 @@ export function exportUseCases(context: Context): ExportUseCases {
     create(caller, input, options) {
       const { of, transport } = input;
       const first = async (): Promise<DriveExport> => {
-        if (transport.kind === 'tcp') gatewayOf();
+        if (transport.kind === 'tcp') {
+          gatewayOf();
+          assertMayBePlain(caller, transport);
+        }
         const exportId = newId<ExportId>();
         const task = await runner.change(async (tx, add) => {
           let drive: { id: DriveId; number: number; projectId: ProjectId };

@@ -29,7 +29,7 @@ export function addExportOptions(command: Command, of: 'drive' | 'snapshot' | 'e
       .option('--port <n>', 'listen on this port (with --tcp; default: a free one)', (text) =>
         parseInteger(text, 'port', 1),
       )
-      .option('--tls', 'TLS with a pre-shared key, shown once (with --tcp)'),
+      .option('--tls', 'TLS with a pre-shared key, shown once (with --tcp); off loopback it goes without saying'),
   );
 }
 

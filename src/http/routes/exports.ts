@@ -2,6 +2,7 @@
 import Type from 'typebox';
 import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId, ExportId } from '../../core/ids.ts';
+import { isLoopback } from '../../core/loopback.ts';
 import { callerOf } from '../authentication.ts';
 import { type App, type AppContext, describe } from '../context.ts';
 import { changeOptions } from '../preconditions.ts';
@@ -28,7 +29,9 @@ export function exportRoutes(app: App, context: AppContext): void {
               kind: oneOf(['unix', 'tcp']),
               host: Type.Optional(Type.String({ minLength: 1, maxLength: 255, description: 'default 127.0.0.1' })),
               port: Type.Optional(Type.Integer({ minimum: 0, maximum: 65_535, description: 'default: a free one' })),
-              tls: Type.Optional(Type.Boolean({ description: 'TLS with a pre-shared key; default false' })),
+              tls: Type.Optional(
+                Type.Boolean({ description: 'TLS with a pre-shared key; default true unless the host is loopback' }),
+              ),
             }),
           ),
         }),
@@ -61,10 +64,7 @@ export function exportRoutes(app: App, context: AppContext): void {
         callerOf(request),
         {
           of: whatToServe(driveId, driveSnapshotId, writable),
-          transport:
-            transport.kind === 'unix'
-              ? { kind: 'unix' }
-              : { kind: 'tcp', host: transport.host ?? '127.0.0.1', port: transport.port, tls: transport.tls ?? false },
+          transport: transport.kind === 'unix' ? { kind: 'unix' } : tcpTransport(transport),
         },
         changeOptions(request),
       );
@@ -130,3 +130,9 @@ function whatToServe(
 
 const wrong = (field: string, message: string): CalotypeError =>
   new CalotypeError('invalid_request', message, { field });
+
+/** Off loopback whoever reaches the port could read along, so that TLS is what goes without saying there. */
+function tcpTransport(asked: { host?: string; port?: number; tls?: boolean }) {
+  const { host = '127.0.0.1', port, tls = !isLoopback(host) } = asked;
+  return { kind: 'tcp' as const, host, port, tls };
+}
