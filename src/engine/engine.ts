@@ -175,6 +175,9 @@ export interface Engine {
     commit: CommitHook,
   ): Promise<NbdTarget>;
 
+  /** The unix socket on which an export is served while it is open: known at any time, and the same after a restart. */
+  socketPathOf(exportId: ExportId): string;
+
   /** Ends an export; clients are cut off after their requests in flight. Idempotent. */
   stopExport(exportId: ExportId, commit: CommitHook): Promise<void>;
 

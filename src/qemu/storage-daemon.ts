@@ -28,11 +28,14 @@ export interface StorageDaemon {
 const maxSocketPath = 107;
 const startDeadlineMs = 20_000;
 
+/** Where the daemon of a run directory serves NBD, running or not. */
+export const nbdSocketIn = (runDirectory: string): string => join(runDirectory, 'nbd.sock');
+
 /** Finds the running daemon or starts one. @throws engine_unavailable, config_invalid (path too long for a socket) */
 export async function reachStorageDaemon(place: DaemonPlace): Promise<StorageDaemon> {
   mkdirSync(place.runDirectory, { recursive: true, mode: 0o700 });
   const monitor = join(place.runDirectory, 'qmp.sock');
-  const nbdSocketPath = join(place.runDirectory, 'nbd.sock');
+  const nbdSocketPath = nbdSocketIn(place.runDirectory);
   if (Buffer.byteLength(monitor) > maxSocketPath) {
     throw new CalotypeError('config_invalid', `The path ${monitor} is too long for a socket.`, {
       remedy: 'Choose a data directory with a shorter path.',

@@ -77,6 +77,16 @@ describe('exports', () => {
     expect([...gateway.running.values()][0]?.psk).toEqual(key);
   });
 
+  it('are listed after a restart without being opened again: one may be closing', async () => {
+    const drive = await h.drive();
+    const of = { drive: drive.id, writable: true };
+    const made = await h.service.exports.create(h.caller, { of, transport: unix });
+    await h.crash();
+    h.engine.exports.clear();
+    expect(await h.service.exports.list(h.caller, {})).toEqual([made]);
+    expect(h.engine.exports.size).toBe(0);
+  });
+
   it('over TCP have a secret name, or TLS and a key that is shown once', async () => {
     const drive = await h.drive();
     const create = (tls: boolean, port?: number) =>

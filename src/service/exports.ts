@@ -19,7 +19,6 @@ import { type DriveId, type ExportId, newId, type ProjectId } from '../core/ids.
 import { isLoopback } from '../core/loopback.ts';
 import type { DriveExport } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
-import type { NbdTarget } from '../engine/engine.ts';
 import { assertDriveReady, assertSnapshotReady, driveRow, ownerOf, partRow } from './access.ts';
 import type { ActiveTask } from './active-task.ts';
 import type { Caller } from './caller.ts';
@@ -27,7 +26,6 @@ import type { Context, Gateway, TlsPsk } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { ExportUseCases } from './interface.ts';
 import { type Action, assertReadable, assertWritable, can } from './rights.ts';
-import type { ExportInput } from './task-inputs.ts';
 import { parseStoredError } from './task-view.ts';
 
 interface TcpDetail {
@@ -58,7 +56,6 @@ function assertMayBePlain(caller: Caller, { host, tls }: { host: string; tls: bo
 
 export function exportUseCases(context: Context): ExportUseCases {
   const { catalog, engine, runner, config } = context;
-  const targets = new Map<ExportId, Promise<NbdTarget>>();
 
   function gatewayOf(): Gateway {
     if (config.gateway === undefined) {
@@ -69,32 +66,14 @@ export function exportUseCases(context: Context): ExportUseCases {
     return config.gateway;
   }
 
-  function ofRow(row: ExportRow): ExportInput['of'] {
-    if (row.drive_id !== null) return { drive: row.drive_id, writable: row.writable === 1 };
-    if (row.drive_snapshot_id !== null) return { point: row.drive_snapshot_id };
-    throw new CalotypeError('internal', `Export ${row.id} is of nothing.`);
-  }
-
-  /** Where the engine serves an export; after a restart it is asked again, which changes nothing. */
-  function targetOf(row: ExportRow): Promise<NbdTarget> {
-    let target = targets.get(row.id);
-    if (target === undefined) {
-      target = engine.startExport({ exportId: row.id, exportName: row.name, of: ofRow(row) }, async () => {});
-      targets.set(row.id, target);
-      target.catch(() => targets.delete(row.id));
-    }
-    return target;
-  }
-
-  async function toExport(row: ExportRow, psk?: TlsPsk): Promise<DriveExport> {
+  function toExport(row: ExportRow, psk?: TlsPsk): DriveExport {
     let uri: string;
     if (row.transport === 'tcp') {
       const detail: TcpDetail = JSON.parse(row.detail_json);
       const host = detail.host.includes(':') ? `[${detail.host}]` : detail.host;
       uri = `${detail.tls ? 'nbds' : 'nbd'}://${host}:${detail.port}/${encodeURIComponent(row.name)}`;
     } else {
-      const { socketPath } = await targetOf(row);
-      uri = `nbd+unix:///${encodeURIComponent(row.name)}?socket=${encodeURI(socketPath)}`;
+      uri = `nbd+unix:///${encodeURIComponent(row.name)}?socket=${encodeURI(engine.socketPathOf(row.id))}`;
     }
     return {
       id: row.id,
@@ -168,19 +147,16 @@ export function exportUseCases(context: Context): ExportUseCases {
         at: nowUs(),
       };
       if (transport.kind === 'unix') {
-        const starting = engine.startExport({ exportId, exportName, of }, async (tx) => {
+        await engine.startExport({ exportId, exportName, of }, async (tx) => {
           await insertExport(tx, { ...row, detail: {} });
           await task.conclude(tx, { exportId }, { event: 'export.opened', detail: { exportId, transport: 'unix' } });
         });
-        const target = await starting;
-        targets.set(exportId, Promise.resolve(target));
       } else {
         const { host, tls } = transport;
         const detail: TcpDetail = { host, port: transport.port ?? 0, tls };
         const target = await engine.startExport({ exportId, exportName, of }, (tx) =>
           insertExport(tx, { ...row, detail }),
         );
-        targets.set(exportId, Promise.resolve(target));
         try {
           const opened = await gatewayOf().startGateway({ exportId, target, host, port: transport.port ?? 0, tls });
           await catalog.write(async (tx) => {
@@ -193,7 +169,6 @@ export function exportUseCases(context: Context): ExportUseCases {
           });
         } catch (error) {
           await engine.stopExport(exportId, (tx) => deleteExport(tx, exportId));
-          targets.delete(exportId);
           throw error;
         }
       }
@@ -214,7 +189,6 @@ export function exportUseCases(context: Context): ExportUseCases {
         if (row.drive_id !== null && row.writable === 1) await markSizesStale(tx, row.drive_id);
         await task.conclude(tx, null, { event: 'export.closed', detail: { exportId } });
       });
-      targets.delete(exportId);
       if (row.drive_id !== null) context.exports.closed(row.drive_id, exportId);
       return undefined;
     },
@@ -282,7 +256,7 @@ export function exportUseCases(context: Context): ExportUseCases {
         filter.driveId === undefined ? await allExports(catalog.db) : await exportsOfDrive(catalog.db, filter.driveId);
       const found: DriveExport[] = [];
       for (const row of rows) {
-        if (await can(caller, 'read', kindOf(row), catalog.db)) found.push(await toExport(row));
+        if (await can(caller, 'read', kindOf(row), catalog.db)) found.push(toExport(row));
       }
       return found;
     },
@@ -330,15 +304,8 @@ export async function reopenGateways(context: Context): Promise<void> {
   const { catalog, engine, config, logger } = context;
   for (const row of await allExports(catalog.db)) {
     if (row.transport !== 'tcp' || config.gateway === undefined) continue;
-    const of =
-      row.drive_id !== null
-        ? { drive: row.drive_id, writable: row.writable === 1 }
-        : row.drive_snapshot_id !== null
-          ? { point: row.drive_snapshot_id }
-          : undefined;
-    if (of === undefined) continue;
     try {
-      const target = await engine.startExport({ exportId: row.id, exportName: row.name, of }, async () => {});
+      const target = { exportName: row.name, socketPath: engine.socketPathOf(row.id) };
       const detail: TcpDetail = JSON.parse(row.detail_json);
       const opened = await config.gateway.startGateway({ ...detail, exportId: row.id, target });
       await setExportDetail(catalog.db, row.id, { ...detail, ...opened });

@@ -16,7 +16,7 @@ import { KeyedMutex, Mutex } from '../../core/mutex.ts';
 import { asSpaceError } from '../../core/space-error.ts';
 import { convertImport } from '../../qemu/image-tools.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
-import { reachStorageDaemon, stopStorageDaemon } from '../../qemu/storage-daemon.ts';
+import { nbdSocketIn, reachStorageDaemon, stopStorageDaemon } from '../../qemu/storage-daemon.ts';
 import type {
   DoctorReport,
   Engine,
@@ -95,6 +95,7 @@ export class Qcow2Engine implements Engine {
   readonly #parts: Parts;
   readonly #space: SpaceGuard;
   readonly #imageDirectory: string;
+  readonly #runDirectory: string;
   /** When sizes were last asked, ms, and of which top. */
   readonly #measured = new Map<DriveId, { atMs: number; fileId: number }>();
   readonly #background = new Set<Promise<void>>();
@@ -113,6 +114,7 @@ export class Qcow2Engine implements Engine {
   constructor(options: Qcow2EngineOptions) {
     this.#options = options;
     this.#imageDirectory = join(options.dataDirectory, 'images');
+    this.#runDirectory = join(options.dataDirectory, 'run');
     mkdirSync(this.#imageDirectory, { recursive: true, mode: 0o700 });
     this.#space = new SpaceGuard(this.#imageDirectory, {
       minFreeBytes: options.minFreeBytes ?? defaultMinFreeBytes,
@@ -457,6 +459,10 @@ export class Qcow2Engine implements Engine {
     return 'drive' in of ? this.#onDrives([of.drive], work) : this.#run(work);
   }
 
+  socketPathOf(): string {
+    return nbdSocketIn(this.#runDirectory);
+  }
+
   stopExport(exportId: ExportId, commit: CommitHook): Promise<void> {
     return this.#run(async () => {
       const driveId = await this.#driveOfExport(exportId);
@@ -631,7 +637,7 @@ export class Qcow2Engine implements Engine {
 
   async #connect(): Promise<readonly string[]> {
     const daemon = await reachStorageDaemon({
-      runDirectory: join(this.#options.dataDirectory, 'run'),
+      runDirectory: this.#runDirectory,
       imageDirectory: this.#imageDirectory,
     });
     const graph = new Graph(this.#ctx.store, daemon, { direct: this.#direct });

@@ -303,9 +303,13 @@ export class MemoryEngine implements Engine {
     commit: CommitHook,
   ): Promise<NbdTarget> {
     await this.#begin('startExport');
-    const target = { exportName: request.exportName, socketPath: '/run/memory.sock' };
+    const target = { exportName: request.exportName, socketPath: this.socketPathOf() };
     await this.#commit('startExport', commit, () => this.exports.set(request.exportId, target));
     return target;
+  }
+
+  socketPathOf(): string {
+    return '/run/memory.sock';
   }
 
   async stopExport(exportId: ExportId, commit: CommitHook): Promise<void> {
@@ -317,7 +321,7 @@ export class MemoryEngine implements Engine {
     _of: { drive: DriveId } | { point: DriveSnapshotId },
     use: (target: NbdTarget) => Promise<T>,
   ): Promise<T> {
-    return use({ exportName: 'reader', socketPath: '/run/memory.sock' });
+    return use({ exportName: 'reader', socketPath: this.socketPathOf() });
   }
 
   async check(driveId: DriveId, control: WorkControl): Promise<CheckReport> {
