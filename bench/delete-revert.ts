@@ -136,48 +136,99 @@ async function bareMerge(bare: BareDaemon, round: number): Promise<number> {
   return one.ms;
 }
 
+/**
+ * With the safety snapshot that is kept by default. First to a point that the drive stands on, whose files the daemon has
+ * open, as it has the floor's target; then to and fro between branches, where the point's file is opened first on both sides.
+ */
 async function reverts(server: BenchServer, bare: BareDaemon): Promise<Row[]> {
   const driveId = await server.createDrive('reverts', sizeBytes);
   await server.exportDrive(driveId);
-  const points: string[] = [];
-  for (let i = 0; i < 3; i++) {
+  const snapshot = async (name: string): Promise<string> => {
     const made = await server.done<{ snapshot: { parts: { id: string }[] } }>('POST', '/v1/snapshots', {
       driveIds: [driveId],
-      name: `p${i}`,
+      name,
     });
-    points.push(made.snapshot.parts[0]?.id ?? '');
-  }
-  const { qmp } = bare.daemon;
-  let top = bare.image(sizeBytes);
-  const target = bare.image(sizeBytes);
-  await bare.add(top, null);
-  await bare.add(target, null, true);
-  await bare.serve(top, 'reverts');
-  const ours: number[] = [];
-  const floor: number[] = [];
+    return made.snapshot.parts[0]?.id ?? '';
+  };
+  const revert = async (driveSnapshotId: string): Promise<number> =>
+    (await timed(() => server.done('POST', `/v1/drives/${driveId}/revert`, { driveSnapshotId }))).ms;
+
+  const floor = new BareReverts(bare);
+  await floor.start();
+  const same: number[] = [];
+  const sameFloor: number[] = [];
+  const below = await snapshot('below');
   for (let i = 0; i < 30; i++) {
     await delay(150);
-    const driveSnapshotId = points[i % points.length];
-    ours.push((await timed(() => server.done('POST', `/v1/drives/${driveId}/revert`, { driveSnapshotId }))).ms);
+    same.push(await revert(below));
     await delay(50);
-    const overlay = bare.image(sizeBytes, top);
-    await bare.add(overlay, null);
-    const change = await timed(async () => {
-      await qmp.execute('blockdev-snapshot', { node: top, overlay });
-      await qmp.execute('blockdev-reopen', {
-        options: [{ ...bare.node(overlay, target), file: `${overlay}f` }],
-      });
-    });
-    floor.push(change.ms);
-    top = overlay;
+    sameFloor.push(await floor.change());
   }
+
+  const left = await snapshot('left');
+  await revert(below);
+  const right = await snapshot('right');
+  const across: number[] = [];
+  const acrossFloor: number[] = [];
+  for (let i = 0; i < 30; i++) {
+    await delay(150);
+    across.push(await revert(i % 2 === 0 ? left : right));
+    await delay(50);
+    acrossFloor.push(await floor.changeToClosed());
+  }
+  const row = (what: string, ours: readonly number[], bareMs: readonly number[]): Row =>
+    ratioRow(what, percentile(ours, 0.5), percentile(bareMs, 0.5), 3, 'atMost');
   return [
-    ratioRow(
-      'revert of an exported drive, p50, against the bare graph change',
-      percentile(ours, 0.5),
-      percentile(floor, 0.5),
-      3,
-      'atMost',
-    ),
+    row('revert of an exported drive, p50, against the bare graph change', same, sameFloor),
+    row('revert to another branch, p50, against opening it and the bare change', across, acrossFloor),
   ];
+}
+
+/** The floor of a revert: a new overlay, made and opened beforehand, takes the top's place and gets another backing. */
+class BareReverts {
+  readonly #bare: BareDaemon;
+  #top = '';
+  #target = '';
+
+  constructor(bare: BareDaemon) {
+    this.#bare = bare;
+  }
+
+  async start(): Promise<void> {
+    this.#top = this.#bare.image(sizeBytes);
+    this.#target = this.#bare.image(sizeBytes);
+    await this.#bare.add(this.#top, null);
+    await this.#bare.add(this.#target, null, true);
+    await this.#bare.serve(this.#top, 'reverts');
+  }
+
+  async change(): Promise<number> {
+    const overlay = await this.#overlay();
+    return (await timed(() => this.#exchange(overlay, this.#target))).ms;
+  }
+
+  async changeToClosed(): Promise<number> {
+    const overlay = await this.#overlay();
+    const target = this.#bare.image(sizeBytes);
+    const one = await timed(async () => {
+      await this.#bare.add(target, null, true);
+      await this.#exchange(overlay, target);
+    });
+    return one.ms;
+  }
+
+  async #overlay(): Promise<string> {
+    const overlay = this.#bare.image(sizeBytes, this.#top);
+    await this.#bare.add(overlay, null);
+    return overlay;
+  }
+
+  async #exchange(overlay: string, target: string): Promise<void> {
+    const { qmp } = this.#bare.daemon;
+    await qmp.execute('blockdev-snapshot', { node: this.#top, overlay });
+    await qmp.execute('blockdev-reopen', {
+      options: [{ ...this.#bare.node(overlay, target), file: `${overlay}f` }],
+    });
+    this.#top = overlay;
+  }
 }

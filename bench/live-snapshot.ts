@@ -69,7 +69,6 @@ class Floor {
     await this.pivot();
   }
 
-  /** Starts over on a fresh chain, so that depth does not weigh on it. */
   stop(): void {
     this.#db.close();
     this.bare.stop();
@@ -120,13 +119,14 @@ async function sampleRound(
 async function compare(label: string, load: boolean, limits: { p50: number; p99: number }): Promise<Row[]> {
   const directory = temporaryDirectory('snap');
   const server = await BenchServer.start(directory);
-  const driveId = await server.createDrive('bench', sizeBytes);
-  const served = await server.exportDrive(driveId);
   const found: Samples = { ours: [], bare: [], ourStalls: [], bareStalls: [], ourWrites: [], bareWrites: [] };
   for (let round = 0; round < rounds; round++) {
-    // A fresh floor each time, so that the depth of its chain does not weigh on it.
+    // Both start over each time: a chain that only grows would weigh on the floor's, which nobody bounds.
     const floor = await Floor.start();
+    const driveId = await server.createDrive(`bench-${round}`, sizeBytes);
+    const served = await server.exportDrive(driveId);
     await sampleRound(server, driveId, served, floor, load, found);
+    await server.done('DELETE', `/v1/exports/${served.id}`);
     floor.stop();
   }
   const { ours, bare } = found;

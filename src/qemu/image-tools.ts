@@ -34,7 +34,7 @@ const maxErrorBytes = 16 * 1024;
 const inspectBudget = ['prlimit', '--as=1073741824', '--cpu=60', '--fsize=0', '--'] as const;
 const convertBudget = ['prlimit', '--as=4294967296', '--'] as const;
 /** A long-running writer must not outlive this process: recovery would meet a file that still changes. */
-const dieWithParent = ['setpriv', '--pdeathsig', 'KILL', '--'] as const;
+const dieWithParent = ['nice', '-n', '15', 'setpriv', '--pdeathsig', 'KILL', '--'] as const;
 
 interface Outcome {
   readonly exitCode: number;

@@ -54,6 +54,7 @@ type EndState = 'done' | 'failed' | 'cancelled';
 
 const firstSaveMs = 200;
 const saveMs = 1000;
+const leisurelyKinds: ReadonlySet<TaskKind> = new Set(['snapshot.delete', 'drive.delete']);
 
 export class TaskRunner {
   readonly #catalog: Catalog;
@@ -117,8 +118,7 @@ export class TaskRunner {
       throw error;
     }
     for (const task of added) task.ready = true;
-    // Behind the answer to whoever asked, which the task's own commits would hold up.
-    if (added.length > 0) setImmediate(() => this.#startAll(added));
+    this.#startBehindAnswer(added);
     this.#wake();
     return result;
   }
@@ -189,6 +189,17 @@ export class TaskRunner {
     for (const task of tasks) task.ready = true;
     this.#startAll(tasks);
     return tasks.length;
+  }
+
+  /**
+   * Work begins behind the answer to whoever asked, which the task's own commits would hold up. Deletions, whose answer is
+   * all that their client waits for, leave it the processor too: woken by the answer, it may have to share the server's.
+   */
+  #startBehindAnswer(tasks: readonly ActiveTask[]): void {
+    const leisurely = tasks.filter((task) => leisurelyKinds.has(task.kind));
+    const others = tasks.filter((task) => !leisurelyKinds.has(task.kind));
+    if (leisurely.length > 0) setTimeout(() => this.#startAll(leisurely), 1);
+    if (others.length > 0) setImmediate(() => this.#startAll(others));
   }
 
   #startAll(tasks: readonly ActiveTask[]): void {

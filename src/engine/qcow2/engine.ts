@@ -5,7 +5,7 @@
 import { constants, mkdirSync } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { setTimeout as delay, setImmediate as nextTurn } from 'node:timers/promises';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Catalog, CommitHook } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { Extents } from '../../core/extents.ts';
@@ -79,6 +79,8 @@ const restartAgainMs = 2000;
 const daemonExitDeadlineMs = 5000;
 /** Times of files come from a clock that moves in ticks. */
 const clockTickMs = 20;
+/** Long enough for a client to be woken by its answer. */
+const behindAnswerMs = 2;
 const defaultMinFreeBytes = 256 * 1024 * 1024;
 
 export class Qcow2Engine implements Engine {
@@ -135,7 +137,7 @@ export class Qcow2Engine implements Engine {
       bereft: new Set(),
       unlinking: new Set(),
       distrust: (reason) => this.#connectAnew(reason),
-      background: (work) => this.#inBackground(work),
+      background: (work, afterMs) => this.#inBackground(work, afterMs),
       forgetAllocation: (id) => allocations.forget(id),
     };
     const allocations = new Allocations(ctx);
@@ -754,9 +756,11 @@ export class Qcow2Engine implements Engine {
     });
   }
 
-  /** Behind the answer to whoever caused it, which the work's own commits would hold up. */
-  #inBackground(work: () => Promise<void>): void {
-    const running = nextTurn()
+  /** Behind the answer to whoever caused it, which the work would hold up: by its commits, and by keeping the processor busy. */
+  #inBackground(work: () => Promise<void>, afterMs = behindAnswerMs): void {
+    const { signal } = this.#daemonLife;
+    const running = delay(afterMs, undefined, { signal })
+      .catch(() => undefined)
       .then(() => this.#run(work))
       .catch((error: unknown) => {
         if (!this.#closing) this.#options.logger.warn(`Background work failed: ${String(error)}`);

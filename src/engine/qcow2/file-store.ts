@@ -4,15 +4,19 @@
  */
 import { open, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
+import { Mutex } from '../../core/mutex.ts';
 import { asSpaceError } from '../../core/space-error.ts';
 import { createOverlayFile, setBackingName } from '../../qemu/qcow2.ts';
 
+/** Above this, an unlink can take from milliseconds to seconds. */
+const largeBytes = 1024 * 1024;
 const pattern = /^l([0-9a-z]+)\.qcow2$/;
 
 export class FileStore {
   readonly directory: string;
   #sync: Promise<void> = Promise.resolve();
   #nextSync: Promise<void> | undefined;
+  readonly #largeRemovals = new Mutex();
 
   constructor(directory: string) {
     this.directory = directory;
@@ -82,10 +86,14 @@ export class FileStore {
     }
   }
 
-  /** Unlinks; files already gone are fine. */
+  /** Unlinks; files already gone are fine. Large ones go one by one: each holds up a thread that all file work shares. */
   async remove(ids: readonly number[]): Promise<void> {
     if (ids.length === 0) return;
-    await Promise.all(ids.map((id) => rm(this.pathOf(id), { force: true })));
+    for (const id of ids) {
+      const unlink = (): Promise<void> => rm(this.pathOf(id), { force: true });
+      if ((await this.diskBytes(id)) < largeBytes) await unlink();
+      else await this.#largeRemovals.run(unlink);
+    }
     await this.syncDirectory();
   }
 

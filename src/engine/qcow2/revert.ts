@@ -50,28 +50,44 @@ export async function revertDrives(
     await ctx.catalog.write(commit);
     return;
   }
-  const isLive = targets.some((target) => ctx.graph().rootNamed(`drive:${target.driveId}`) !== undefined);
-  const { plan, intent } = await ctx.catalog.write(async (tx) => {
+  const live = targets.filter((target) => ctx.graph().rootNamed(`drive:${target.driveId}`) !== undefined);
+  const opened = openPoints(ctx, live); // Changes nothing, and so need not wait for the intent.
+  const planned = ctx.catalog.write(async (tx) => {
     const made: RevertPlan = { operationId, targets: [] };
     for (const target of targets) made.targets.push(await planTarget(ctx, tx, target));
-    return { plan: made, intent: isLive ? await insertIntent(tx, { kind: 'revert', plan: made }) : null };
+    return { plan: made, intent: live.length > 0 ? await insertIntent(tx, { kind: 'revert', plan: made }) : null };
+  });
+  const [opening] = await Promise.allSettled([opened, planned]);
+  const { plan, intent } = await planned.catch(async (error: unknown) => {
+    if (ctx.graph().alive) await ctx.graph().release(...live.map(pointRoot));
+    throw error;
   });
   ctx.step('revert.intended');
   try {
+    if (opening.status === 'rejected') throw opening.reason;
     for (const target of plan.targets) {
       if (!target.wasSpare) await ctx.store.createOverlay(target.overlay, target.sizeBytes, target.backing);
     }
-  } catch (error) {
-    await undoRevert(ctx, intent, plan);
-    throw error;
-  }
-  ctx.step('revert.created');
-  try {
+    ctx.step('revert.created');
     await finishRevert(ctx, intent, plan, commit);
   } catch (error) {
     await undoRevert(ctx, intent, plan);
     throw error;
   }
+}
+
+/** What keeps a point's chain open until the revert is done or undone. */
+const pointRoot = (target: { driveId: DriveId }): string => `revert:${target.driveId}`;
+
+async function openPoints(ctx: Context, targets: readonly RevertTarget[]): Promise<void> {
+  for (const target of targets) {
+    const point = await getPoint(ctx.catalog.db, target.driveSnapshotId);
+    await openBacking(ctx, target, point.file_id);
+  }
+}
+
+async function openBacking(ctx: Context, target: { driveId: DriveId }, fileId: number): Promise<void> {
+  await ctx.graph().open(pointRoot(target), await chainOf(ctx.catalog.db, fileId), { writable: false });
 }
 
 /** The spare is taken from the drive here: whatever becomes of the revert, nothing else may use it. */
@@ -145,9 +161,9 @@ export async function finishHeaders(ctx: Context, intent: number, files: readonl
   await ctx.catalog.write((tx) => deleteIntent(tx, intent));
 }
 
-/** What keeps the point's chain and the old top open until all is done or undone. */
+/** The points' chains, and the old tops. */
 function heldRoots(plan: RevertPlan): string[] {
-  return plan.targets.flatMap((target) => [`revert:${target.driveId}`, `undo:${target.driveId}`]);
+  return plan.targets.flatMap((target) => [pointRoot(target), `undo:${target.driveId}`]);
 }
 
 async function moveDaemon(ctx: Context, live: readonly PlannedTarget[]): Promise<void> {
@@ -155,7 +171,7 @@ async function moveDaemon(ctx: Context, live: readonly PlannedTarget[]): Promise
   const pivots: { top: number; overlay: number; backing: number }[] = [];
   for (const target of live) {
     const { driveId, top, overlay, backing } = target;
-    await graph.open(`revert:${driveId}`, await chainOf(ctx.catalog.db, backing), { writable: false });
+    await openBacking(ctx, target, backing);
     if (graph.rootNamed(`drive:${driveId}`) === top) {
       graph.setRoot(`undo:${driveId}`, top);
       await graph.openSpare(`spare:${driveId}`, overlay, { readOnly: !graph.isOpenWritable(top) });
