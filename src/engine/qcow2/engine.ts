@@ -627,7 +627,9 @@ export class Qcow2Engine implements Engine {
     };
     for (const driveId of driveIds) {
       while ((await topDepth(this.#ctx, driveId)) >= maxDepth) {
-        if (!(await addSkipLayer(this.#parts, driveId, control))) throw tooDeep();
+        if (await addSkipLayer(this.#parts, driveId, control)) continue;
+        // While this waited for the tree, others may have made the room.
+        if ((await topDepth(this.#ctx, driveId)) >= maxDepth) throw tooDeep();
       }
     }
   }

@@ -10,7 +10,7 @@ import { readAllocation, readHeader } from '../../qemu/qcow2.ts';
 import { Content, expectContent, grainBytes, MiB } from '../conformance/content.ts';
 import { liveDrive, noCommit, Rig, readLive, TestControl, writeFresh } from '../conformance/rig.ts';
 import { harness } from './conformance-harness.ts';
-import { chainOf, type FileRow, findHead, findPoint } from './records.ts';
+import { chainOf, type FileRow, findHead, findPoint, updateFiles } from './records.ts';
 
 const run = promisify(execFile);
 
@@ -220,4 +220,19 @@ test('what only a clone or its snapshots stood on goes with them, whosever it wa
   await rig.deletePoints(kept);
   await rig.reclaim(clone);
   await expect.poll(files).toEqual([]);
+});
+
+test('a snapshot that waits for another to make room is taken, though it finds nothing left to fold itself', async () => {
+  await using rig = await Rig.start(harness);
+  const driveId = await rig.createDrive();
+  while ((await rig.engine.usage(driveId)).depth < harness.maxDepth) await rig.snapshot(driveId);
+  // As many small snapshots leave it: one run worth folding, and once that is folded none.
+  const [, ...below] = (await chainOf(rig.catalog.db, await topOf(rig, driveId))).reverse();
+  for (const [at, file] of below.entries()) {
+    const level = 4 - Math.floor(at / 5);
+    await rig.catalog.write((tx) => updateFiles(tx, [file.id], { level }));
+  }
+  await Promise.all([rig.snapshot(driveId), rig.snapshot(driveId), rig.snapshot(driveId)]);
+  expect((await rig.engine.usage(driveId)).depth).toBeLessThanOrEqual(harness.maxDepth);
+  expect(await rig.complaints()).toEqual([]);
 });
