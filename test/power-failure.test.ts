@@ -44,6 +44,18 @@ interface Run {
 /** Works on a logged disk for some seconds. */
 async function record(directory: string, random: Random): Promise<Run> {
   const disk = await LoggedDisk.create(directory, 320 * MiB);
+  let noted: Omit<Run, 'log'>;
+  try {
+    noted = await workOn(disk, directory, random);
+  } catch (error) {
+    console.error(`seed ${seed}, while it was recorded: ${error instanceof Error ? error.stack : String(error)}`);
+    (await disk.stop()).close();
+    throw error;
+  }
+  return { log: await disk.stop(), ...noted };
+}
+
+async function workOn(disk: LoggedDisk, directory: string, random: Random): Promise<Omit<Run, 'log'>> {
   const data = join(disk.mountPoint, 'd');
   const marks: Mark[] = [];
   const mark = (what: Mark): void => {
@@ -81,14 +93,11 @@ async function record(directory: string, random: Random): Promise<Run> {
     await work.drain();
     mark({ step: theEnd });
     await work.check();
-  } catch (error) {
-    console.error(`seed ${seed}, while it was recorded: ${error instanceof Error ? error.stack : String(error)}`);
-    throw error;
+    return { marks, events, operations: work.operations, names };
   } finally {
     await work?.stop();
     await server?.destroy();
   }
-  return { log: await disk.stop(), marks, events, operations: work.operations, names };
 }
 
 /** The entries to fail before: one right after each step that was passed, and one right before a flush here and there; the rest anywhere. */
