@@ -9,9 +9,10 @@ import { allOf, type Condition, countAll, inList } from './page.ts';
 import {
   along,
   type Filters,
-  fewOthers,
+  fewOf,
   filtersOf,
   leavingOut,
+  othersOf,
   partsOfDrive,
   type SnapshotQuery,
   stateIn,
@@ -39,17 +40,20 @@ export async function countSnapshots(db: Db, query: SnapshotQuery): Promise<numb
   const narrow = await narrowest(db, query, filters, null);
   if (narrow !== undefined) return countAll(db, narrow.source, narrow.conditions);
   if (tag !== undefined) return countAll(db, taggedWith(tag), [visible, ...filters.covered, ...filters.state]);
-  const others = await fewOthers(db, query, projectId);
+  const others = await othersOf(db, query, projectId);
   if (filters.name.test.length > 0) {
     const found = await matchingNames(db, query, filters);
     if (found !== undefined) return countAll(db, sql`snapshots as s`, [inList(sql`s.number`, found), ...filters.state]);
   }
-  if (others === undefined) return countAll(db, along.name, [visible, ...filters.covered, ...filters.state]);
+  if (others !== null && others.total > fewOf(query)) {
+    return countAll(db, along.name, [visible, ...filters.covered, ...filters.state]);
+  }
   if (others !== null && filters.name.test.length > 0) {
-    return countAll(db, along.name, [visible, ...filters.covered, leavingOut(query, others)]);
+    return countAll(db, along.name, [visible, ...filters.covered, leavingOut(query, others.condition)]);
   }
   const total = await countNames(db, query, filters, projectId);
-  return others === null ? total : total - (await countAll(db, along.state, [visible, ...filters.covered, others]));
+  if (others === null) return total;
+  return total - (await countAll(db, along.state, [visible, ...filters.covered, others.condition]));
 }
 
 /** Whole hours are known; the ends of the range are counted. */

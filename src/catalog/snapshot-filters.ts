@@ -73,20 +73,22 @@ export function stateIn(states: readonly SnapshotState[]): Condition {
   return states.length === 0 ? sql<SqlBool>`false` : sql<SqlBool>`s.state in (${sql.join(states)})`;
 }
 
+/** Snapshots in the states that are not asked for. */
+export interface Others {
+  readonly condition: Condition;
+  readonly total: number;
+}
+
 /**
- * The state stands in one index only, since every snapshot changes it once. Where just a few are in other states, those
- * are what a walk along another index leaves out. Returns the condition that they meet, `undefined` if they are many.
+ * The state stands in one index only, since every snapshot changes it once. Where not many are in other states, those
+ * are what a walk along another index leaves out. Null when no state is left out.
  */
-export async function fewOthers(
-  db: Db,
-  query: SnapshotQuery,
-  projectId: ProjectId,
-): Promise<Condition | null | undefined> {
+export async function othersOf(db: Db, query: SnapshotQuery, projectId: ProjectId): Promise<Others | null> {
   const { states } = query;
   if (states === undefined) return null;
   const others = allStates.filter((state) => !states.includes(state));
   if (others.length === 0) return null;
-  return (await totalOf(db, projectId, { states: others })) > fewOf(query) ? undefined : stateIn(others);
+  return { condition: stateIn(others), total: await totalOf(db, projectId, { states: others }) };
 }
 
 /** As a condition on a walk along any index. */

@@ -20,9 +20,9 @@ import {
   along,
   type Filters,
   fewOf,
-  fewOthers,
   filtersOf,
   leavingOut,
+  othersOf,
   partsOfDrive,
   type SnapshotQuery,
   taggedWith,
@@ -41,6 +41,8 @@ const sortKeys: Readonly<Record<SnapshotSort, RawBuilder<unknown>>> = {
 
 /** From here on it pays to think about how to skip. */
 const deepOffset = 2000;
+/** Counting one snapshot along an index that holds all that is asked costs a fraction of looking its state up. */
+const countedPerSkipped = 5;
 
 /** One page, as numbers of snapshots with their sort keys. */
 export async function findSnapshotPlaces(
@@ -71,17 +73,18 @@ export async function findSnapshotPlaces(
     const total = deep ? await totalOf(db, query.projectId, { states: query.states }) : null;
     return walkFrom(db, { ...walk, conditions: [...walk.conditions, ...filters.state] }, page, total);
   }
-  const others = await fewOthers(db, query, query.projectId);
-  if (others === undefined) {
-    return findPlaces(db, walk.source, [...walk.conditions, ...filters.state], columns, page);
+  const others = await othersOf(db, query, query.projectId);
+  const few = others === null || others.total <= fewOf(query);
+  if (few && filters.name.test.length > 0) {
+    return searchNames(db, query, filters, others?.condition ?? null, walk, page);
   }
   const total = deep ? await totalOf(db, query.projectId) : null;
-  if (filters.name.test.length > 0) return searchNames(db, query, filters, others, walk, page);
   if (others === null) return walkFrom(db, walk, page, total);
-  if (page.offset <= deepOffset) {
-    return findPlaces(db, walk.source, [...walk.conditions, leavingOut(query, others)], columns, page);
+  if (deep && others.total < page.offset * countedPerSkipped) {
+    return skipOthers(db, walk, others.condition, filters.state, page, total);
   }
-  return skipOthers(db, query, walk, others, page, total);
+  const leavesOut = few ? [leavingOut(query, others.condition)] : filters.state;
+  return findPlaces(db, walk.source, [...walk.conditions, ...leavesOut], columns, page);
 }
 
 interface Walk {
@@ -146,9 +149,9 @@ async function walkFrom(db: Db, walk: Walk, page: PageQuery, total: number | nul
  */
 async function skipOthers(
   db: Db,
-  query: SnapshotQuery,
   walk: Walk,
   others: Condition,
+  wanted: readonly Condition[],
   page: PageQuery,
   total: number | null,
 ): Promise<Place[]> {
@@ -160,7 +163,7 @@ async function skipOthers(
   const passed = await countAll(db, along.state, before);
   const compare = page.order === 'asc' ? sql`>=` : sql`<=`;
   const fromStart = sql<SqlBool>`(${key}, ${number}) ${compare} (${start.key}, ${start.number})`;
-  const conditions = [...walk.conditions, fromStart, leavingOut(query, others)];
+  const conditions = [...walk.conditions, fromStart, ...wanted];
   return findPlaces(db, walk.source, conditions, walk.columns, { ...page, after: null, offset: passed });
 }
 
