@@ -1,4 +1,5 @@
 /** H.6: deleting is answered at once, merges cost what the bare job costs, a live revert what the bare graph change costs. */
+import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -72,7 +73,7 @@ async function merges(server: BenchServer, bare: BareDaemon): Promise<Row[]> {
   }
   return [
     ratioRow(
-      'merge of 64 MiB, live, against the bare commit job',
+      'merge of 64 MiB, live, against the bare commit job and unlink',
       percentile(ours, 0.5),
       percentile(floor, 0.5),
       1.3,
@@ -130,6 +131,8 @@ async function bareMerge(bare: BareDaemon, round: number): Promise<number> {
     });
     await qmp.execute('block-commit', { 'job-id': job, device: top, 'top-node': middle, 'base-node': base });
     await ended;
+    await qmp.execute('blockdev-del', { 'node-name': middle });
+    await rm(join(bare.directory, `${middle}.qcow2`));
   });
   await client.close();
   await qmp.execute('block-export-del', { id: exportName, mode: 'hard' });

@@ -93,11 +93,15 @@ export class Writer {
     this.#client = undefined;
   }
 
+  /** Also finds out whether the daemon died while the drive's export was being closed, which nobody else would notice. */
   async stop(): Promise<void> {
+    const at = this.#deps.ledger.oracle.clock;
+    const wasConnected = this.#client !== undefined;
     this.#stopped = true;
     this.resume();
     await Promise.all(this.#running);
     await this.#client?.close();
+    if (wasConnected) await this.#judge(at, this.#daemonPid, true, undefined);
   }
 
   async #run(flushes: boolean): Promise<void> {

@@ -35,10 +35,10 @@ export interface Context {
   readonly bereft: Set<DriveId>;
   /** Says that daemon and catalog have come apart, and why: the engine connects anew, and recovery brings them together. */
   distrust(reason: unknown): void;
-  /** Work nobody waits for; awaited when the engine closes, which cuts the time before it short. */
-  background(work: () => Promise<void>, afterMs?: number): void;
-  /** Dead files that background work is about to unlink, or is unlinking. */
-  readonly unlinking: Set<number>;
+  /** Work behind the answer to whoever caused it; awaited when the engine closes. Resolves when it ended, also by failing. */
+  background(work: () => Promise<void>): Promise<void>;
+  /** Dead files that background work is about to unlink or is unlinking, and the end of that. */
+  readonly unlinking: Map<number, Promise<void>>;
   /** Files whose guest-visible allocation was read before; they no longer change. */
   forgetAllocation(fileId: number): void;
 }
@@ -68,9 +68,6 @@ export async function abandon(ctx: Context, ids: readonly number[]): Promise<voi
   }
 }
 
-/** While a file system trims what was unlinked, it may hold up every commit: those that end the task come first. */
-const unlinkAfterMs = 250;
-
 /**
  * Closes what a commit has made superfluous, and unlinks it behind the caller's back: that can take long where the file
  * system trims. The change stands already, so this may not fail; `sweepDead` and recovery see to what is left.
@@ -81,17 +78,14 @@ export async function discard(ctx: Context, ids: readonly number[]): Promise<voi
     if (graph.alive) await graph.tidy();
     const closed = ids.filter((id) => !graph.isOpen(id));
     if (closed.length === 0) return;
-    const { low } = await ctx.space.measure();
-    for (const id of closed) ctx.unlinking.add(id);
     const unlink = async (): Promise<void> => {
-      try {
-        await removeDead(ctx, closed);
-      } finally {
-        for (const id of closed) ctx.unlinking.delete(id);
-      }
+      await removeDead(ctx, closed);
       await ctx.space.takeReserve();
     };
-    ctx.background(unlink, low ? 0 : unlinkAfterMs);
+    const ended = ctx.background(unlink).finally(() => {
+      for (const id of closed) ctx.unlinking.delete(id);
+    });
+    for (const id of closed) ctx.unlinking.set(id, ended);
   } catch (error) {
     ctx.logger.warn(`Superfluous layer files stay for now: ${String(error)}`);
   }

@@ -135,9 +135,9 @@ export class Qcow2Engine implements Engine {
       trees: new KeyedMutex<number>(),
       stuck: new Set(),
       bereft: new Set(),
-      unlinking: new Set(),
+      unlinking: new Map(),
       distrust: (reason) => this.#connectAnew(reason),
-      background: (work, afterMs) => this.#inBackground(work, afterMs),
+      background: (work) => this.#inBackground(work),
       forgetAllocation: (id) => allocations.forget(id),
     };
     const allocations = new Allocations(ctx);
@@ -759,16 +759,15 @@ export class Qcow2Engine implements Engine {
   }
 
   /** Behind the answer to whoever caused it, which the work would hold up: by its commits, and by keeping the processor busy. */
-  #inBackground(work: () => Promise<void>, afterMs = behindAnswerMs): void {
-    const { signal } = this.#daemonLife;
-    const running = delay(afterMs, undefined, { signal })
-      .catch(() => undefined)
+  #inBackground(work: () => Promise<void>): Promise<void> {
+    const running = delay(behindAnswerMs)
       .then(() => this.#run(work))
       .catch((error: unknown) => {
         if (!this.#closing) this.#options.logger.warn(`Background work failed: ${String(error)}`);
       });
     const tracked = running.finally(() => this.#background.delete(tracked));
     this.#background.add(tracked);
+    return tracked;
   }
 }
 

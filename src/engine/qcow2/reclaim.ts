@@ -80,7 +80,17 @@ export async function reclaim(
     }
   }
   await sweepDead(ctx, owners);
+  await untilUnlinked(ctx, control.signal);
   return { freedBytes: work.freedBytes, keptBytes: await keptBytes(ctx, driveIds) };
+}
+
+/** What was freed is there to be used when this is over. */
+async function untilUnlinked(ctx: Context, signal: AbortSignal): Promise<void> {
+  if (signal.aborted) return;
+  const stopped = new Promise<void>((resolve) => {
+    signal.addEventListener('abort', () => resolve(), { once: true });
+  });
+  await Promise.race([Promise.all(ctx.unlinking.values()), stopped]);
 }
 
 /** @returns false when nothing is left to do in this tree */
