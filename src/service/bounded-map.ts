@@ -1,4 +1,7 @@
-/** A map that never outgrows its capacity: the entry unused for longest makes room. Used for caches and counters. */
+/**
+ * A map that never outgrows its capacity: the entry unused for longest makes room. Used for caches and counters. While it
+ * is half empty the order of use is not kept, since nothing will have to go for long.
+ */
 
 export class BoundedMap<K, V> {
   readonly capacity: number;
@@ -15,7 +18,7 @@ export class BoundedMap<K, V> {
   /** The value, which now counts as used. */
   get(key: K): V | undefined {
     const value = this.#entries.get(key);
-    if (value === undefined) return undefined;
+    if (value === undefined || this.#entries.size * 2 < this.capacity) return value;
     this.#entries.delete(key);
     this.#entries.set(key, value);
     return value;
