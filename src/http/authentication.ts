@@ -2,6 +2,7 @@
 import type { FastifyRequest } from 'fastify';
 import { CalotypeError } from '../core/errors.ts';
 import type { Caller } from '../service/caller.ts';
+import { hashTokenSecret } from '../service/tokens.ts';
 import type { AppOptions } from './context.ts';
 
 /** The native API in other hands is told apart, for the audit log only: the CLI by its agent, the console by a header. */
@@ -29,7 +30,9 @@ export async function authenticate(
     ...projectChoice(headers['calotype-project']),
     via: frontDoor(headers),
   };
-  if (scheme === 'bearer') return authenticator.callerFor(await authenticator.bearer(credentials), choice);
+  if (scheme === 'bearer') {
+    return authenticator.callerFor(await authenticator.bearer(credentials, hashOf(request, credentials)), choice);
+  }
   if (scheme === 'basic') {
     const text = Buffer.from(credentials, 'base64').toString('utf8');
     const colon = text.indexOf(':');
@@ -38,6 +41,17 @@ export async function authenticate(
     return authenticator.callerFor(identity, choice);
   }
   throw new CalotypeError('unauthenticated', 'Use Bearer or Basic credentials.');
+}
+
+/** The secret that a connection showed last, and its hash, which costs more than all else of a check that is remembered. */
+const lastShown = new WeakMap<object, { secret: string; hash: string }>();
+
+function hashOf({ socket }: FastifyRequest, secret: string): string {
+  const last = lastShown.get(socket);
+  if (last?.secret === secret) return last.hash;
+  const hash = hashTokenSecret(secret);
+  lastShown.set(socket, { secret, hash });
+  return hash;
 }
 
 /** Header values arrive as Latin-1; project names are UTF-8. */

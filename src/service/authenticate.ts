@@ -105,11 +105,10 @@ export class Authenticator {
   }
 
   /**
-   * The user of a token.
+   * The user of a token; `key` is the hash of its secret, for who has it already.
    * @throws `unauthenticated`, `token_expired`, `token_revoked`
    */
-  async bearer(secret: string): Promise<Identity> {
-    const key = hashTokenSecret(secret);
+  async bearer(secret: string, key: string = hashTokenSecret(secret)): Promise<Identity> {
     const known = this.#remembered.get(key);
     if (known !== undefined && known.until > this.#now()) {
       const { identity, tokenExpiresAt } = known;
