@@ -33,8 +33,11 @@ const maxErrorBytes = 16 * 1024;
 /** Address space for looking at untrusted images, and for converting them: enough for any real table. */
 const inspectBudget = ['prlimit', '--as=1073741824', '--cpu=60', '--fsize=0', '--'] as const;
 const convertBudget = ['prlimit', '--as=4294967296', '--'] as const;
-/** A long-running writer must not outlive this process: recovery would meet a file that still changes. */
-const dieWithParent = ['nice', '-n', '15', 'setpriv', '--pdeathsig', 'KILL', '--'] as const;
+/**
+ * A long-running writer must not outlive this process: recovery would meet a file that still changes. And what serves
+ * clients comes first.
+ */
+const asHelper = ['nice', '-n', '15', 'setpriv', '--pdeathsig', 'KILL', '--'] as const;
 
 interface Outcome {
   readonly exitCode: number;
@@ -391,7 +394,7 @@ async function convert(
     const cache = await targetCache(target);
     const command = ['qemu-img', 'convert', '-p', '-O', 'qcow2', '-o', createOptions, '-t', cache];
     if (options.compress === true) command.push('-c');
-    const outcome = await run([...dieWithParent, ...convertBudget, ...command, '--', source, fileName(target)], {
+    const outcome = await run([...asHelper, ...convertBudget, ...command, '--', source, fileName(target)], {
       signal: options.signal,
       onStart: options.onStart,
       onOutput: progressReader(totalBytes, options.onProgress),
@@ -469,7 +472,7 @@ export async function rebase(
   const name = dirname(file) === resolve(cwd) ? `./${basename(file)}` : fileName(file);
   const outcome = await run(
     [
-      ...dieWithParent,
+      ...asHelper,
       'qemu-img',
       'rebase',
       '-p',
@@ -500,7 +503,7 @@ export async function rebase(
 export async function copyFile(from: string, to: string, signal?: AbortSignal): Promise<void> {
   await writeNewFile(to, async () => {
     const command = ['cp', '--reflink=auto', '--sparse=always', '--', resolve(from), resolve(to)];
-    const outcome = await run([...dieWithParent, ...command], { signal });
+    const outcome = await run([...asHelper, ...command], { signal });
     if (outcome.exitCode !== 0) throw failure('cp', outcome);
   });
 }

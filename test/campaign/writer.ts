@@ -95,13 +95,12 @@ export class Writer {
 
   /** Also finds out whether the daemon died while the drive's export was being closed, which nobody else would notice. */
   async stop(): Promise<void> {
-    const at = this.#deps.ledger.oracle.clock;
-    const wasConnected = this.#client !== undefined;
     this.#stopped = true;
     this.resume();
     await Promise.all(this.#running);
-    await this.#client?.close();
-    if (wasConnected) await this.#judge(at, this.#daemonPid, true, undefined);
+    const client = this.#client;
+    await client?.close();
+    if (client !== undefined) await this.#judge(this.#deps.ledger.oracle.clock, this.#daemonPid, true, undefined);
   }
 
   async #run(flushes: boolean): Promise<void> {
