@@ -57,10 +57,12 @@ export function importDrive(
       const { virtualBytes } = await inspectImport(path, input.format, limits);
       const { size: fileBytes } = await stat(path);
       const sizeBytes = roundSize(virtualBytes);
+      const space = await context.engine.space();
       const { task, record } = await runner.change(async (tx, add) => {
         if (options?.refuseExistingName === true && (await driveNameExists(tx, caller.projectId, name))) {
           throw new CalotypeError('name_taken', `There is a drive named ${name}.`, { name });
         }
+        assertRoom(space);
         const made = await insertDrive(tx, {
           id: driveId,
           projectId: caller.projectId,

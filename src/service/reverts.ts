@@ -18,6 +18,7 @@ import type { CreateOptions } from './interface.ts';
 import { fitName } from './labels.ts';
 import type { Reclaimer } from './reclaim.ts';
 import { replayTask } from './replay.ts';
+import { assertRoom } from './room.ts';
 import type { AddTask } from './runner.ts';
 import type { RevertInput } from './task-inputs.ts';
 
@@ -105,7 +106,16 @@ function start(
   options: CreateOptions | undefined,
   plan: (tx: Tx, add: AddTask) => Promise<ActiveTask>,
 ): Promise<Task> {
-  const first = async (): Promise<Task> => context.runner.view(await context.runner.change(plan));
+  const first = async (): Promise<Task> => {
+    const space = await context.engine.space();
+    const task = await context.runner.change((tx, add) =>
+      plan(tx, (spec) => {
+        assertRoom(space);
+        return add(spec);
+      }),
+    );
+    return context.runner.view(task);
+  };
   return once(context, caller, options, first, (attempt) => replayTask(context, attempt));
 }
 

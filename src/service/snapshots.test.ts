@@ -95,6 +95,11 @@ describe('taking snapshots', () => {
     expect(await codeOf(h.service.snapshots.clone(h.caller, first.snapshot.id, {}))).toMatchObject({
       code: 'space_low',
     });
+    expect(await codeOf(h.service.snapshots.revert(h.caller, first.snapshot.id))).toMatchObject({ code: 'space_low' });
+    const driveSnapshotId = first.snapshot.parts[0]?.id ?? newId();
+    expect(await codeOf(h.service.drives.revert(h.caller, drive.id, { driveSnapshotId }))).toMatchObject({
+      code: 'space_low',
+    });
     expect((await h.service.snapshots.create(h.caller, input, options)).snapshot.id).toBe(first.snapshot.id);
     expect((await h.service.snapshots.list(h.caller, {}, { by: 'number', order: 'asc' }, {})).items).toHaveLength(1);
     expect((await h.service.tasks.list(h.caller, {}, {})).items).toHaveLength(2);
