@@ -188,6 +188,7 @@ export function registerDriveDelete(context: Context, reclaimer: Reclaimer): voi
   runner.register('drive.delete', {
     cancellable: 'background',
     pausable: 'background',
+    atLeisure: true,
     async run(task, input) {
       if (task.holdsDrives) {
         await foreground(task, input.snapshots);

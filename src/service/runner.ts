@@ -22,6 +22,8 @@ export interface TaskHandler<Input> {
   readonly cancellable: boolean | 'background';
   /** Whether it moves bytes, and so can be paused and slowed down. */
   readonly pausable: boolean | 'background';
+  /** Whether the answer is all that most clients wait for, so that the work leaves them the processor first. */
+  readonly atLeisure?: boolean;
   /**
    * Does the work, from wherever an earlier attempt left it. Ends the task by `task.conclude` in the engine's commit, or
    * by returning its result.
@@ -54,7 +56,6 @@ type EndState = 'done' | 'failed' | 'cancelled';
 
 const firstSaveMs = 200;
 const saveMs = 1000;
-const leisurelyKinds: ReadonlySet<TaskKind> = new Set(['snapshot.delete', 'drive.delete']);
 
 export class TaskRunner {
   readonly #catalog: Catalog;
@@ -84,6 +85,7 @@ export class TaskRunner {
     this.#handlers.set(kind, {
       cancellable: handler.cancellable,
       pausable: handler.pausable,
+      atLeisure: handler.atLeisure ?? false,
       run: (task, json) => handler.run(task, parse(json)),
       abandon: async (tx, task, json, error, cancelled) => handler.abandon?.(tx, task, parse(json), error, cancelled),
       after: async (task, json) => handler.after?.(task, parse(json)),
@@ -117,8 +119,10 @@ export class TaskRunner {
       for (const task of added) this.#forget(task);
       throw error;
     }
-    for (const task of added) task.ready = true;
-    this.#startBehindAnswer(added);
+    for (const task of added) {
+      task.ready = true;
+      this.#startBehindAnswer(task);
+    }
     this.#wake();
     return result;
   }
@@ -187,23 +191,18 @@ export class TaskRunner {
     }
     for (const task of tasks) this.#enter(task);
     for (const task of tasks) task.ready = true;
-    this.#startAll(tasks);
+    for (const task of tasks) this.#startIfFree(task);
     return tasks.length;
   }
 
   /**
-   * Work begins behind the answer to whoever asked, which the task's own commits would hold up. Deletions, whose answer is
-   * all that their client waits for, leave it the processor too: woken by the answer, it may have to share the server's.
+   * Work begins behind the answer to whoever asked, which the task's own commits would hold up. A client that is woken by
+   * its answer may have to share the server's processor, so that what has leisure waits for that, too.
    */
-  #startBehindAnswer(tasks: readonly ActiveTask[]): void {
-    const leisurely = tasks.filter((task) => leisurelyKinds.has(task.kind));
-    const others = tasks.filter((task) => !leisurelyKinds.has(task.kind));
-    if (leisurely.length > 0) setTimeout(() => this.#startAll(leisurely), 1);
-    if (others.length > 0) setImmediate(() => this.#startAll(others));
-  }
-
-  #startAll(tasks: readonly ActiveTask[]): void {
-    for (const task of tasks) this.#startIfFree(task);
+  #startBehindAnswer(task: ActiveTask): void {
+    const start = (): void => this.#startIfFree(task);
+    if (this.#handlers.get(task.kind)?.atLeisure === true) setTimeout(start, 1);
+    else setImmediate(start);
   }
 
   #startIfFree(task: ActiveTask): void {

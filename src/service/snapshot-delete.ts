@@ -103,6 +103,7 @@ export function registerSnapshotDelete(context: Context, reclaimer: Reclaimer): 
   runner.register('snapshot.delete', {
     cancellable: 'background',
     pausable: 'background',
+    atLeisure: true,
     async run(task, input) {
       if (task.holdsDrives) {
         const { snapshotId, whole } = input;

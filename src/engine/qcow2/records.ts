@@ -146,18 +146,19 @@ export async function insertLayer(db: Db, driveId: DriveId, parentId: number | n
   return row.id;
 }
 
-const freezeFile = prepare<{ id: number }>()((db, p) =>
+export const freezeFile = prepare<{ id: number }>()((db, p) =>
   db.updateTable('qcow2_files').set({ state: 'frozen' }).where('id', '=', p('id')),
 );
 
-const activateFile = prepare<{ id: number; backingId: number }>()((db, p) =>
+export const activateFile = prepare<{ id: number; backingId: number }>()((db, p) =>
   db
     .updateTable('qcow2_files')
     .set({ state: 'active', backing_id: p('backingId') })
     .where('id', '=', p('id')),
 );
 
-const nameLayerFile = prepare<{ id: number; fileId: number }>()((db, p) =>
+/** Says which file an interval of history is read through. */
+export const nameLayerFile = prepare<{ id: number; fileId: number }>()((db, p) =>
   db
     .updateTable('qcow2_layers')
     .set({ file_id: p('fileId') })

@@ -11,10 +11,12 @@ import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
 import { abandon, type Context, discard, markDead } from './context.ts';
 import { assertSettled, prepareSpare, recordPivot } from './pivot.ts';
 import {
+  activateFile,
   chainOf,
   childrenOf,
   deleteIntent,
   findFile,
+  freezeFile,
   getFile,
   getHead,
   getPoint,
@@ -24,6 +26,7 @@ import {
   insertLayer,
   insertPoint,
   listIntents,
+  nameLayerFile,
   type RevertPlan,
   replaceIntent,
   updateFiles,
@@ -213,9 +216,9 @@ async function undoRevert(ctx: Context, intent: number | null, plan: RevertPlan)
 
 async function recordRevert(tx: Tx, operationId: string, target: PlannedTarget): Promise<void> {
   const head: HeadRow = await getHead(tx, target.driveId);
-  await updateFiles(tx, [target.top], { state: 'frozen' });
+  await freezeFile(tx, { id: target.top });
   if (target.keepAs !== null) {
-    await tx.updateTable('qcow2_layers').set({ file_id: target.top }).where('id', '=', head.layer_id).execute();
+    await nameLayerFile(tx, { id: head.layer_id, fileId: target.top });
     await insertPoint(tx, {
       drive_snapshot_id: target.keepAs,
       drive_id: target.driveId,
@@ -226,7 +229,7 @@ async function recordRevert(tx: Tx, operationId: string, target: PlannedTarget):
     await tx.deleteFrom('qcow2_layers').where('id', '=', head.layer_id).execute();
     if ((await childrenOf(tx, target.top)).length === 0) await markDead(tx, [target.top]);
   }
-  await updateFiles(tx, [target.overlay], { state: 'active', backing_id: target.backing });
+  await activateFile(tx, { id: target.overlay, backingId: target.backing });
   const layer = await insertLayer(tx, target.driveId, target.parentLayer);
   await tx
     .updateTable('qcow2_drives')
