@@ -13,6 +13,7 @@ import {
 } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterAll, afterEach, beforeAll, describe, expect, test } from 'vitest';
 import type { ErrorCode } from '../core/errors.ts';
@@ -544,5 +545,25 @@ describe('layers', () => {
     } finally {
       process.kill(Number(await readFile(pidFile, 'utf8')));
     }
+  });
+
+  test('a helper dies with the process that started it, even if it dies before the helper is set up', async () => {
+    const folder = await mkdtemp(join(directory, 'orphans-'));
+    const top = join(await makeChain(), 'l2');
+    const slow = await mkdtemp(join(directory, 'slow-'));
+    await writeFile(join(slow, 'nice'), '#!/bin/sh\nsleep 0.2\nexec /usr/bin/nice "$@"\n', { mode: 0o755 });
+    process.env.PATH = `${slow}:${path}`;
+    const program = `
+      import { copyChain } from ${JSON.stringify(join(import.meta.dirname, 'image-tools.ts'))};
+      const onStart = () => process.kill(process.pid, 'SIGKILL');
+      await copyChain(${JSON.stringify(top)}, process.argv[1], { onStart });`;
+    for (let n = 0; n < 5; n++) {
+      const target = join(folder, `${n}`);
+      const started = run(process.execPath, ['--input-type=module', '-e', program, target]);
+      await expect(started).rejects.toMatchObject({ signal: 'SIGKILL' });
+      await rm(target);
+    }
+    await setTimeout(500);
+    expect(await readdir(folder), 'written again after its removal').toEqual([]);
   });
 });

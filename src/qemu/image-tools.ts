@@ -34,10 +34,12 @@ const maxErrorBytes = 16 * 1024;
 const inspectBudget = ['prlimit', '--as=1073741824', '--cpu=60', '--fsize=0', '--'] as const;
 const convertBudget = ['prlimit', '--as=4294967296', '--'] as const;
 /**
- * A long-running writer must not outlive this process: recovery would meet a file that still changes. And what serves
- * clients comes first.
+ * A long-running writer must not outlive this process: recovery would meet a file that still changes, or that it has
+ * just removed. A death before the signal was asked for sends none, so the parent is looked at after it. And what
+ * serves clients comes first.
  */
-const asHelper = ['nice', '-n', '15', 'setpriv', '--pdeathsig', 'KILL', '--'] as const;
+const ifParentLives = ['sh', '-c', '[ "$PPID" = "$0" ] && exec "$@"', String(process.pid)] as const;
+const asHelper = ['nice', '-n', '15', 'setpriv', '--pdeathsig', 'KILL', '--', ...ifParentLives] as const;
 
 interface Outcome {
   readonly exitCode: number;
