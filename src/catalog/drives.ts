@@ -1,6 +1,6 @@
 /** Rows of drives: reading them with what a list shows, and each change of them. */
 import { type ExpressionBuilder, sql } from 'kysely';
-import type { DriveId, DriveSnapshotId, ProjectId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, MachineId, ProjectId } from '../core/ids.ts';
 import type { DriveState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import { inList } from './page.ts';
@@ -12,6 +12,8 @@ import { addTags, deleteTags, tagsOf } from './tags.ts';
 export interface DriveRecord extends DriveRow {
   snapshot_count: number;
   export_count: number;
+  machine_id: MachineId | null;
+  machine_slot: number | null;
   tags: readonly string[];
 }
 
@@ -26,7 +28,18 @@ function counts(eb: ExpressionBuilder<Schema, 'drives'>) {
       .selectFrom('exports')
       .select((e) => e.fn.countAll<number>().as('count'))
       .whereRef('exports.drive_id', '=', 'drives.id')
+      .where('exports.machine_id', 'is', null)
       .as('export_count'),
+    eb
+      .selectFrom('machine_drives')
+      .select('machine_drives.machine_id')
+      .whereRef('machine_drives.drive_id', '=', 'drives.id')
+      .as('machine_id'),
+    eb
+      .selectFrom('machine_drives')
+      .select('machine_drives.slot')
+      .whereRef('machine_drives.drive_id', '=', 'drives.id')
+      .as('machine_slot'),
   ];
 }
 
@@ -167,6 +180,8 @@ export async function insertDrive(tx: Db, drive: NewDriveRow): Promise<DriveReco
     version: 1,
     snapshot_count: 0,
     export_count: 0,
+    machine_id: null,
+    machine_slot: null,
     tags,
   };
 }

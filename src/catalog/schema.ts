@@ -5,13 +5,15 @@ import type {
   DriveSnapshotId,
   ExportId,
   GrantId,
+  MachineId,
   ProjectId,
   SnapshotId,
   TaskId,
   TokenId,
   UserId,
 } from '../core/ids.ts';
-import type { DriveState, SnapshotState, TaskState } from '../core/states.ts';
+import type { MachineKind } from '../core/model.ts';
+import type { DriveState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
 
 export interface ProjectsTable {
   number: Generated<number>;
@@ -44,7 +46,7 @@ export interface MembershipsTable {
   role: Role;
 }
 
-export type GrantedKind = 'drive' | 'snapshot';
+export type GrantedKind = 'machine' | 'drive' | 'snapshot';
 export type Access = 'ro' | 'rw';
 
 export interface GrantsTable {
@@ -94,6 +96,72 @@ export interface DrivesTable {
   version: number;
 }
 
+export interface MachinesTable {
+  number: Generated<number>;
+  id: MachineId;
+  project_id: ProjectId;
+  name: string;
+  description: string;
+  kind: MachineKind;
+  /** 1: its QEMU process is ours. */
+  managed: number;
+  state: MachineState;
+  /** What it was last seen to do, or was told to. */
+  power: MachinePower;
+  hardware_json: string;
+  boot_json: string;
+  meta_json: string;
+  error_json: string | null;
+  /** The machine snapshot that its state descends from. */
+  based_on: SnapshotId | null;
+  source_id: SnapshotId | null;
+  /** When the present run began, µs; null while off. */
+  started_at: number | null;
+  created_at: number;
+  updated_at: number;
+  version: number;
+}
+
+export interface MachineDrivesTable {
+  machine_id: MachineId;
+  slot: number;
+  drive_id: DriveId;
+}
+
+/** What a snapshot of a machine holds beside its parts; outlives the machine. */
+export interface MachineSnapshotsTable {
+  snapshot_id: SnapshotId;
+  machine_id: MachineId;
+  machine_name: string;
+  parent_id: SnapshotId | null;
+  power: MachinePower;
+  hardware_json: string;
+  slots_json: string;
+  excluded_json: string;
+  reason: string;
+  frozen_us: number | null;
+  pause_us: number | null;
+}
+
+/** planned: row written before the file; kept: whole and durable; dead: to be unlinked. */
+export type MemoryFileState = 'planned' | 'kept' | 'dead';
+
+/** A file with a guest's memory, `m<id in base 36>.zst`. */
+export interface MemoryFilesTable {
+  id: Generated<number>;
+  snapshot_id: SnapshotId;
+  /** @see MemoryFileState */
+  state: MemoryFileState;
+  method: 'background' | 'stopped';
+  accelerator: string;
+  qemu_version: string;
+  stream_bytes: number | null;
+  stored_bytes: number | null;
+  /** Of the file, hex. */
+  sha256: string | null;
+  created_at: number;
+}
+
 export interface SnapshotsTable {
   number: Generated<number>;
   id: SnapshotId;
@@ -108,6 +176,8 @@ export interface SnapshotsTable {
   consistency: 'memory' | 'filesystem' | 'crash';
   /** 0 once one of its drive snapshots was deleted on its own. */
   complete: number;
+  /** The machine it was taken of; see `machine_snapshots`. */
+  machine_id: MachineId | null;
   created_by: UserId | null;
   /** The instant it stands for. */
   created_at: number;
@@ -155,6 +225,8 @@ export interface TasksTable {
   pause_requested: number;
   /** 1 while other changes of the same drives must wait. */
   holds_drives: number;
+  /** The machine that it changes. */
+  machine_id: MachineId | null;
   created_at: number;
   started_at: number | null;
   finished_at: number | null;
@@ -178,6 +250,8 @@ export interface ExportsTable {
   /** The NBD export name. */
   name: string;
   detail_json: string;
+  /** The machine that uses it; such an export is not shown to anybody. */
+  machine_id: MachineId | null;
   created_at: number;
 }
 
@@ -274,6 +348,10 @@ export interface Schema {
   memberships: MembershipsTable;
   grants: GrantsTable;
   tokens: TokensTable;
+  machines: MachinesTable;
+  machine_drives: MachineDrivesTable;
+  machine_snapshots: MachineSnapshotsTable;
+  memory_files: MemoryFilesTable;
   drives: DrivesTable;
   snapshots: SnapshotsTable;
   drive_snapshots: DriveSnapshotsTable;
@@ -290,6 +368,9 @@ export interface Schema {
   qcow2_intents: Qcow2IntentsTable;
 }
 
+export type MachineRow = Selectable<MachinesTable>;
+export type MachineSnapshotRow = Selectable<MachineSnapshotsTable>;
+export type MemoryFileRow = Selectable<MemoryFilesTable>;
 export type DriveRow = Selectable<DrivesTable>;
 export type SnapshotRow = Selectable<SnapshotsTable>;
 export type DriveSnapshotRow = Selectable<DriveSnapshotsTable>;

@@ -37,6 +37,17 @@ export interface WorkControl {
   wishes(): { readonly paused: boolean; readonly bytesPerSecond: number };
 }
 
+/**
+ * Holds what writes the drives still for the instant itself. Everything that takes time is done before `hold` and after
+ * `release`. They come in pairs, `release` also when `hold` or the instant failed; a pair comes again when a dying process
+ * made the engine take the instant again.
+ */
+export interface Stillness {
+  hold(): Promise<void>;
+  /** `taken`: the instant has passed; it only has to be recorded yet. */
+  release(taken: boolean): Promise<void>;
+}
+
 export interface NbdTarget {
   readonly exportName: string;
   /** Path of the unix socket it is served on. */
@@ -110,6 +121,7 @@ export interface Engine {
   snapshot(
     points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[],
     commit: CommitHook,
+    stillness?: Stillness,
   ): Promise<void>;
 
   /**

@@ -18,6 +18,7 @@ import { eventRoutes } from './routes/events.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { grantRoutes } from './routes/grants.ts';
 import { importRoute } from './routes/imports.ts';
+import { machineRoutes } from './routes/machines.ts';
 import { projectRoutes } from './routes/projects.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { publicRoutes, systemRoutes } from './routes/system.ts';
@@ -117,6 +118,7 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
       request.knownCaller = await authenticate(request, options.authenticator);
     });
     systemRoutes(scope, context);
+    machineRoutes(scope, context);
     driveRoutes(scope, context);
     importRoute(scope, context);
     snapshotRoutes(scope, context);

@@ -73,6 +73,7 @@ export async function assemble(config: Config, version: string, logger: Logger, 
       config: {
         dataDirectory: config.data,
         importDirectory: config.importDirectory ?? null,
+        bootDirectory: config.bootDirectory ?? join(config.data, 'boot'),
         maxImportBytes: config.maxImportBytes,
         maxDriveBytes: config.maxDriveBytes,
         gateway: await openGateways(catalog, config.data),

@@ -1,13 +1,24 @@
 /** From the model to JSON: times as ISO 8601, optional totals, nothing else. */
 import type { StoredError } from '../core/errors.ts';
-import type { CatalogEvent, Drive, DriveExport, DriveSnapshot, Snapshot, Task } from '../core/model.ts';
-import { isoFromUs } from '../core/time.ts';
+import type {
+  CatalogEvent,
+  Drive,
+  DriveExport,
+  DriveSnapshot,
+  Machine,
+  MachineSnapshot,
+  Snapshot,
+  Task,
+} from '../core/model.ts';
+import { isoFromUs, nowUs } from '../core/time.ts';
 import type { Page, SnapshotNode } from '../service/interface.ts';
 import type {
   DriveBody,
   DriveSnapshotBody,
   EventBody,
   ExportBody,
+  MachineBody,
+  MachineSnapshotBody,
   PageBody,
   SnapshotBody,
   SnapshotNodeBody,
@@ -40,9 +51,40 @@ export function presentDrive(drive: Drive): DriveBody {
     sourceId: drive.sourceId,
     snapshotCount: drive.snapshotCount,
     exported: drive.exported,
+    attachedTo: drive.attachedTo,
     createdAt: isoFromUs(drive.createdAt),
     updatedAt: isoFromUs(drive.updatedAt),
     version: drive.version,
+  };
+}
+
+export function presentMachine(machine: Machine): MachineBody {
+  const { runtime } = machine;
+  return {
+    ...machine,
+    hardware: { ...machine.hardware },
+    boot: machine.boot,
+    error: presentError(machine.error),
+    runtime:
+      runtime === null
+        ? null
+        : {
+            ...runtime,
+            startedAt: isoFromUs(runtime.startedAt),
+            uptimeSeconds: Math.max(0, Math.floor((nowUs() - runtime.startedAt) / 1e6)),
+          },
+    createdAt: isoFromUs(machine.createdAt),
+    updatedAt: isoFromUs(machine.updatedAt),
+  };
+}
+
+const millisecondsOf = (us: number | null): number | null => (us === null ? null : us / 1000);
+
+function presentMachineSnapshot({ frozenUs, pauseUs, ...snapshot }: MachineSnapshot): MachineSnapshotBody {
+  return {
+    ...snapshot,
+    frozenMilliseconds: millisecondsOf(frozenUs),
+    pauseMilliseconds: millisecondsOf(pauseUs),
   };
 }
 
@@ -75,6 +117,7 @@ export function presentSnapshot(snapshot: Snapshot): SnapshotBody {
     consistency: snapshot.consistency,
     complete: snapshot.complete,
     parts: snapshot.parts.map(presentPart),
+    machine: snapshot.machine === null ? null : presentMachineSnapshot(snapshot.machine),
     sizeBytes: snapshot.sizeBytes,
     createdBy: snapshot.createdBy,
     createdAt: isoFromUs(snapshot.createdAt),
@@ -115,6 +158,7 @@ export function presentTask(task: Task): TaskBody {
     objectKind: task.objectKind,
     objectId: task.objectId,
     driveIds: task.driveIds,
+    machineId: task.machineId,
     progress: task.progress,
     result: task.result,
     error: presentError(task.error),

@@ -1,10 +1,11 @@
 /** Finds what a request names, for a caller who may read or change it, in a state that allows what is asked. */
 import type { Db } from '../catalog/catalog.ts';
 import { type DriveRecord, findDrive, findDriveRow } from '../catalog/drives.ts';
-import type { DriveRow, DriveSnapshotRow, SnapshotRow } from '../catalog/schema.ts';
+import { attachmentOf, findMachine, findMachineRow, type MachineRecord } from '../catalog/machines.ts';
+import type { DriveRow, DriveSnapshotRow, MachineRow, SnapshotRow } from '../catalog/schema.ts';
 import { findPart, findSnapshot, findSnapshotRow, type SnapshotRecord } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
-import type { DriveId, DriveSnapshotId, ProjectId, SnapshotId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, MachineId, ProjectId, SnapshotId } from '../core/ids.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { type Action, assertReadable, assertWritable, type ProtectedKind } from './rights.ts';
@@ -53,6 +54,43 @@ export function assertDriveReady(context: Context, drive: DriveRow): void {
   throw new CalotypeError('drive_not_ready', `The drive ${drive.name} is ${drive.state}.`, {
     driveId: drive.id,
     state: drive.state,
+    ...(holder === undefined ? {} : { taskId: holder.row.id }),
+  });
+}
+
+/** @throws machine_running when the drive is in a machine that is not off */
+export async function assertNotRunning(db: Db, drive: { id: DriveId; name: string }): Promise<void> {
+  const attached = await attachmentOf(db, drive.id);
+  if (attached === undefined || attached.machine.power === 'off') return;
+  throw new CalotypeError('machine_running', `The drive ${drive.name} is in use by ${attached.machine.name}.`, {
+    driveId: drive.id,
+    machineId: attached.machine.id,
+    remedy: 'Stop the machine first.',
+  });
+}
+
+export async function readableMachine(db: Db, caller: Caller, id: MachineId): Promise<MachineRecord> {
+  const row = await findMachine(db, id);
+  await assertMay(db, caller, 'read', 'machine', id, row?.project_id);
+  if (row === undefined) throw notFound('machine', id);
+  return row;
+}
+
+/** A machine that the caller may change. */
+export async function machineRow(db: Db, caller: Caller, id: MachineId): Promise<MachineRow> {
+  const row = await findMachineRow(db, id);
+  await assertMay(db, caller, 'write', 'machine', id, row?.project_id);
+  if (row === undefined) throw notFound('machine', id);
+  return row;
+}
+
+/** @throws machine_not_ready, which names the task that the machine's state comes from */
+export function assertMachineReady(context: Context, machine: MachineRow): void {
+  if (machine.state === 'available') return;
+  const [holder] = context.runner.queueOf(machine.id);
+  throw new CalotypeError('machine_not_ready', `The machine ${machine.name} is ${machine.state}.`, {
+    machineId: machine.id,
+    state: machine.state,
     ...(holder === undefined ? {} : { taskId: holder.row.id }),
   });
 }

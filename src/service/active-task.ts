@@ -3,7 +3,7 @@ import { addEvent, type Tx } from '../catalog/catalog.ts';
 import type { TaskRow } from '../catalog/schema.ts';
 import { endTask, saveTask } from '../catalog/tasks.ts';
 import { CalotypeError } from '../core/errors.ts';
-import type { DriveId } from '../core/ids.ts';
+import type { DriveId, MachineId } from '../core/ids.ts';
 import type { Task, TaskKind } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
 import type { WorkControl } from '../engine/engine.ts';
@@ -40,6 +40,10 @@ export class ActiveTask implements WorkControl {
     this.driveIds = driveIds;
     this.meter = new ProgressMeter({ done: row.progress_done, total: row.progress_total, unit: row.progress_unit });
     if (row.cancel_requested === 1) this.abort.abort();
+  }
+
+  get machineId(): MachineId | null {
+    return this.row.machine_id;
   }
 
   get number(): number {

@@ -4,6 +4,7 @@ import type { ExportId } from '../core/ids.ts';
 import type { Engine, NbdTarget } from '../engine/engine.ts';
 import type { EventFeed } from './event-feed.ts';
 import type { ExportBook } from './export-book.ts';
+import type { MachineProcesses } from './machine-processes.ts';
 import type { Observer } from './observer.ts';
 import type { TaskRunner } from './runner.ts';
 import type { SizeBook } from './sizes.ts';
@@ -40,6 +41,8 @@ export interface ServiceConfig {
   readonly dataDirectory: string;
   /** Where the operator puts images to import; null: nowhere. */
   readonly importDirectory: string | null;
+  /** Where the operator puts kernels for machines to start by. */
+  readonly bootDirectory: string;
   readonly maxImportBytes: number;
   /** Largest size of a drive. */
   readonly maxDriveBytes: number;
@@ -58,4 +61,5 @@ export interface Context {
   readonly feed: EventFeed;
   readonly exports: ExportBook;
   readonly sizes: SizeBook;
+  readonly machines: MachineProcesses;
 }

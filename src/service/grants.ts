@@ -6,7 +6,7 @@ import { sql } from 'kysely';
 import { addEvent, type Catalog, type Db, type Tx } from '../catalog/catalog.ts';
 import type { Access, GrantedKind, GrantRow } from '../catalog/schema.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
-import { type DriveId, type GrantId, newId, type ProjectId, type SnapshotId, type UserId } from '../core/ids.ts';
+import { type GrantId, newId, type ProjectId, type UserId } from '../core/ids.ts';
 import { nowUs } from '../core/time.ts';
 import type { Caller } from './caller.ts';
 import type { Page, PageRequest } from './interface.ts';
@@ -172,21 +172,11 @@ async function findMember(tx: Tx, caller: Caller, asked: string): Promise<UserId
 }
 
 async function assertObject(tx: Tx, caller: Caller, kind: GrantedKind, id: string): Promise<void> {
-  const row =
-    kind === 'drive'
-      ? await tx
-          .selectFrom('drives')
-          .select('number')
-          .where('id', '=', sql<DriveId>`${id}`)
-          .where('project_id', '=', caller.projectId)
-          .where('state', '!=', 'deleted')
-          .executeTakeFirst()
-      : await tx
-          .selectFrom('snapshots')
-          .select('number')
-          .where('id', '=', sql<SnapshotId>`${id}`)
-          .where('project_id', '=', caller.projectId)
-          .executeTakeFirst();
+  const table = { machine: 'machines', drive: 'drives', snapshot: 'snapshots' } as const;
+  const found = await sql`
+    select number from ${sql.table(table[kind])}
+    where id = ${id} and project_id = ${caller.projectId} and state <> 'deleted'`.execute(tx);
+  const [row] = found.rows;
   if (row === undefined) throw notFound(kind, id);
 }
 

@@ -4,21 +4,29 @@
  */
 import type { Readable } from 'node:stream';
 import type { Extents } from '../core/extents.ts';
-import type { DriveId, DriveSnapshotId, ExportId, ProjectId, SnapshotId, TaskId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ExportId, MachineId, ProjectId, SnapshotId, TaskId } from '../core/ids.ts';
 import type {
   CatalogEvent,
   Drive,
   DriveExport,
   DriveSnapshot,
   DriveUsage,
+  Machine,
+  MachineBoot,
+  MachineKind,
   Meta,
   Snapshot,
   SnapshotUsage,
   Task,
 } from '../core/model.ts';
-import type { DriveState, SnapshotState, TaskState } from '../core/states.ts';
+import type { DriveState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
 import type { DoctorReport, ImageFormat } from '../engine/engine.ts';
 import type { Caller } from './caller.ts';
+import type { MachineCloneRequest } from './machine-clones.ts';
+import type { MachineDeletion } from './machine-delete.ts';
+import type { MachineRevertRequest } from './machine-reverts.ts';
+import type { MachineSnapshotRequest } from './machine-snapshots.ts';
+import type { StopMode } from './machine-tasks.ts';
 
 export interface Page<T> {
   readonly items: readonly T[];
@@ -53,6 +61,7 @@ export interface DriveFilter extends NameFilter {
 
 export interface SnapshotFilter extends NameFilter {
   readonly driveId?: DriveId;
+  readonly machineId?: MachineId;
   readonly states?: readonly SnapshotState[];
   readonly tag?: string;
   /** µs, inclusive. */
@@ -137,6 +146,69 @@ export interface DriveUseCases {
   ): Promise<{ stream: Readable; sizeBytes: number | null; fileName: string }>;
 }
 
+export interface MachineFilter extends NameFilter {
+  readonly kinds?: readonly MachineKind[];
+  readonly states?: readonly MachineState[];
+  readonly powers?: readonly MachinePower[];
+  readonly tag?: string;
+}
+
+export type MachineSort = 'created' | 'name' | 'state' | 'power' | 'number';
+
+export interface MachineUseCases {
+  /** Off, with its drives in their slots; a drive without a slot gets the next free one. */
+  create(
+    caller: Caller,
+    input: Labels & {
+      name: string;
+      /** Default `vm`. */
+      kind?: MachineKind;
+      /** Default 1. */
+      cpus?: number;
+      memoryBytes: number;
+      drives?: readonly { driveId: DriveId; slot?: number }[];
+      /** Default: from its first drive. */
+      boot?: MachineBoot;
+    },
+    options?: CreateOptions,
+  ): Promise<WithTask<'machine', Machine>>;
+  list(
+    caller: Caller,
+    filter: MachineFilter,
+    sort: { by: MachineSort; order: SortOrder },
+    page: PageRequest,
+  ): Promise<Page<Machine>>;
+  get(caller: Caller, id: MachineId): Promise<Machine>;
+  /** Processors and memory only while it is off. */
+  update(caller: Caller, id: MachineId, update: Update & { cpus?: number; memoryBytes?: number }): Promise<Machine>;
+  /** @throws machine_has_snapshots unless `snapshots` says what to do with them and there are some */
+  delete(caller: Caller, id: MachineId, options: MachineDeletion & CreateOptions): Promise<Task>;
+  start(caller: Caller, id: MachineId, input: { paused?: boolean }, options?: CreateOptions): Promise<Task>;
+  /** `graceful` (default): the guest is asked, and after the time limit (default 60 s) the plug is pulled. */
+  stop(
+    caller: Caller,
+    id: MachineId,
+    input: { mode?: StopMode; timeoutSeconds?: number },
+    options?: CreateOptions,
+  ): Promise<Task>;
+  pause(caller: Caller, id: MachineId, options?: CreateOptions): Promise<Task>;
+  resume(caller: Caller, id: MachineId, options?: CreateOptions): Promise<Task>;
+  reset(caller: Caller, id: MachineId, options?: CreateOptions): Promise<Task>;
+  attach(
+    caller: Caller,
+    id: MachineId,
+    input: { driveId: DriveId; slot?: number },
+    options?: CreateOptions,
+  ): Promise<Task>;
+  detach(caller: Caller, id: MachineId, driveId: DriveId, options?: CreateOptions): Promise<Task>;
+  /** What the guest has written to its serial port, from a byte on; a negative one counts from the end. */
+  serialLog(
+    caller: Caller,
+    id: MachineId,
+    fromByte: number,
+  ): Promise<{ stream: Readable; fromByte: number; sizeBytes: number }>;
+}
+
 export interface SnapshotNode {
   readonly part: DriveSnapshot;
   readonly snapshot: Snapshot;
@@ -148,6 +220,12 @@ export interface SnapshotUseCases {
   create(
     caller: Caller,
     input: Labels & { driveIds: readonly DriveId[]; name?: string },
+    options?: CreateOptions,
+  ): Promise<WithTask<'snapshot', Snapshot>>;
+  /** All drives of a machine at one instant, but for those excluded; on request with its memory. */
+  createOfMachine(
+    caller: Caller,
+    input: MachineSnapshotRequest,
     options?: CreateOptions,
   ): Promise<WithTask<'snapshot', Snapshot>>;
   list(
@@ -170,6 +248,15 @@ export interface SnapshotUseCases {
   ): Promise<Task>;
   /** All its drives go back, in one step. */
   revert(caller: Caller, id: SnapshotId, input?: { keepSafety?: boolean }, options?: CreateOptions): Promise<Task>;
+  /** The machine goes back, or another one is put onto it, slot by slot. */
+  revertMachine(caller: Caller, id: SnapshotId, input?: MachineRevertRequest, options?: CreateOptions): Promise<Task>;
+  /** A new machine with new drives. */
+  cloneMachine(
+    caller: Caller,
+    id: SnapshotId,
+    input: MachineCloneRequest,
+    options?: CreateOptions,
+  ): Promise<WithTask<'machine', Machine>>;
   /** A new drive from one part; `part` may be left out when there is only one. */
   clone(
     caller: Caller,
@@ -233,6 +320,7 @@ export interface EventUseCases {
 }
 
 export interface Service {
+  readonly machines: MachineUseCases;
   readonly drives: DriveUseCases;
   readonly snapshots: SnapshotUseCases;
   readonly exports: ExportUseCases;
@@ -241,5 +329,5 @@ export interface Service {
   doctor(caller: Caller, options: { repair: boolean }): Promise<DoctorReport>;
   space(caller: Caller): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
   readiness(): Promise<{ ready: boolean; reasons: readonly string[] }>;
-  projectIdOf(object: { kind: 'drive' | 'snapshot' | 'task'; id: string }): Promise<ProjectId | null>;
+  projectIdOf(object: { kind: 'machine' | 'drive' | 'snapshot' | 'task'; id: string }): Promise<ProjectId | null>;
 }

@@ -60,6 +60,7 @@ async function visible(caller: Caller): Promise<Record<ProtectedKind, string[]>>
     .where(visibleFilter(caller, 'driveSnapshot'))
     .execute();
   return {
+    machine: [],
     drive: drives.map((row) => row.id),
     snapshot: snapshots.map((row) => row.id),
     driveSnapshot: parts.map((row) => row.id),

@@ -4,9 +4,9 @@
  * that had not ended, oldest first, and handlers find what they did before.
  */
 import type { Catalog, Tx } from '../catalog/catalog.ts';
-import { activeTasks, drivesOfTasks, endTask, insertTask, saveTask } from '../catalog/tasks.ts';
+import { activeTasks, drivesOfTasks, endTask, insertTask, saveTask, setTaskInput } from '../catalog/tasks.ts';
 import { CalotypeError, type StoredError, toStoredError } from '../core/errors.ts';
-import { type DriveId, newId, type ProjectId, type TaskId, type UserId } from '../core/ids.ts';
+import { type DriveId, type MachineId, newId, type ProjectId, type TaskId, type UserId } from '../core/ids.ts';
 import type { Task, TaskKind } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
 import { ActiveTask, type TaskResult } from './active-task.ts';
@@ -43,6 +43,7 @@ export interface TaskSpec<K extends TaskKind> {
   /** Made beforehand where the input or the object needs it. */
   readonly id?: TaskId;
   readonly driveIds: readonly DriveId[];
+  readonly machineId?: MachineId;
   readonly objectKind: string | null;
   readonly objectId: string | null;
   readonly owner: { readonly projectId: ProjectId | null; readonly userId: UserId | null; readonly via: string };
@@ -141,6 +142,7 @@ export class TaskRunner {
       unit: 'steps',
       holdsDrives: spec.holdsDrives ?? true,
       driveIds: spec.driveIds,
+      machineId: spec.machineId ?? null,
       at: nowUs(),
     });
     const task = new ActiveTask(row, spec.kind, spec.driveIds);
@@ -306,6 +308,13 @@ export class TaskRunner {
     }
   }
 
+  /** Writes down what a task found out and needs to know again after a crash. */
+  async keepInput(task: ActiveTask, input: object): Promise<void> {
+    const json = JSON.stringify(input);
+    await this.#catalog.write((tx) => setTaskInput(tx, task.number, json));
+    task.row.input_json = json;
+  }
+
   /** The foreground part of a task is durable: the next changes of its drives may go. */
   release(task: ActiveTask): void {
     if (!task.holdsDrives) return;
@@ -338,9 +347,9 @@ export class TaskRunner {
     return this.#active.values();
   }
 
-  /** What holds or waits for a drive, in order. */
-  queueOf(driveId: DriveId): readonly ActiveTask[] {
-    return this.#queues.of(driveId);
+  /** What holds or waits for a drive or machine, in order. */
+  queueOf(id: DriveId | MachineId): readonly ActiveTask[] {
+    return this.#queues.of(id);
   }
 
   abilities(task: ActiveTask): TaskAbilities {

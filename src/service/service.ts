@@ -20,6 +20,13 @@ import { ExportBook } from './export-book.ts';
 import { exportUseCases, reopenGateways } from './exports.ts';
 import { cleanTemporary, registerImports } from './imports.ts';
 import type { Service } from './interface.ts';
+import { registerMachineClones } from './machine-clones.ts';
+import { registerMachineDelete } from './machine-delete.ts';
+import { MachineProcesses } from './machine-processes.ts';
+import { registerMachineReverts } from './machine-reverts.ts';
+import { registerMachineSnapshots, sweepMemory } from './machine-snapshots.ts';
+import { registerMachineTasks, settleMachine } from './machine-tasks.ts';
+import { machineUseCases } from './machines.ts';
 import { Reclaimer } from './reclaim.ts';
 import { repairStates } from './repair.ts';
 import { registerReverts } from './reverts.ts';
@@ -56,7 +63,9 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   const exports = new ExportBook();
   await exports.load(catalog);
   const sizes = new SizeBook({ catalog, engine, exports, logger });
-  const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes };
+  const machines = new MachineProcesses({ catalog, dataDirectory: config.dataDirectory, logger });
+  machines.wake = feed.wake;
+  const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes, machines };
   const compaction = new Compaction(context);
   const reclaimer = new Reclaimer(context);
 
@@ -66,7 +75,13 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   registerSnapshotTasks(context, compaction);
   registerSnapshotDelete(context, reclaimer);
   registerReverts(context, reclaimer, compaction);
+  registerMachineTasks(context);
+  registerMachineDelete(context);
+  registerMachineSnapshots(context, compaction);
+  registerMachineReverts(context, compaction);
+  registerMachineClones(context);
   const useCases = {
+    machines: machineUseCases(context),
     drives: driveUseCases(context),
     snapshots: snapshotUseCases(context),
     exports: exportUseCases(context),
@@ -74,10 +89,13 @@ export async function createService(parts: ServiceParts): Promise<RunningService
     events: eventUseCases(context),
   };
 
+  machines.onEnded = (machine) => settleMachine(context, machine);
+  await machines.adoptAll();
   const tasks = await runner.recover();
   const objects = await repairStates(context);
   await cleanTemporary(context);
   await reopenGateways(context);
+  await sweepMemory(context);
   const keepHouse = async (): Promise<void> => {
     try {
       await pruneKeys(catalog.db, nowUs());
@@ -113,7 +131,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
     },
 
     async projectIdOf({ kind, id }) {
-      const table = kind === 'drive' ? 'drives' : kind === 'snapshot' ? 'snapshots' : 'tasks';
+      const table = { machine: 'machines', drive: 'drives', snapshot: 'snapshots', task: 'tasks' }[kind];
       const found = await sql<{ project_id: ProjectId | null }>`
         select project_id from ${sql.table(table)} where id = ${id}`.execute(catalog.db);
       return found.rows[0]?.project_id ?? null;
@@ -123,6 +141,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
       clearInterval(house);
       compaction.close();
       await runner.close(graceMs);
+      machines.close();
       await sizes.store();
       sizes.close();
     },

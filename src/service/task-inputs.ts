@@ -2,6 +2,10 @@
 import type { DriveId, DriveSnapshotId, ExportId, SnapshotId } from '../core/ids.ts';
 import type { TaskKind } from '../core/model.ts';
 import type { ImageFormat } from '../engine/engine.ts';
+import type { MachineCloneInput } from './machine-clones.ts';
+import type { MachineRevertInput } from './machine-reverts.ts';
+import type { MachinePoints } from './machine-snapshots.ts';
+import type { StopMode } from './machine-tasks.ts';
 
 export interface RevertInput {
   readonly targets: readonly {
@@ -21,6 +25,19 @@ export interface ExportInput {
 }
 
 export interface TaskInputs extends Record<TaskKind, object> {
+  'machine.create': Record<string, never>;
+  'machine.clone': MachineCloneInput;
+  'machine.delete': { drives: 'keep' | 'delete'; snapshots: 'keep' | 'delete' };
+  'machine.start': { paused: boolean };
+  /** `settle`: it ended by itself; only what served its drives is to go. */
+  'machine.stop': { mode: StopMode; timeoutMs: number; settle: boolean };
+  'machine.pause': Record<string, never>;
+  'machine.resume': Record<string, never>;
+  'machine.reset': Record<string, never>;
+  'machine.attach': { driveId: DriveId; slot: number };
+  'machine.detach': { driveId: DriveId };
+  'machine.snapshot': MachinePoints;
+  'machine.revert': MachineRevertInput;
   'drive.create': { sizeBytes: number };
   /** `upload`: the file is ours and goes when the task ends. */
   'drive.import': { path: string; format: ImageFormat; upload: boolean; fileBytes: number };

@@ -24,6 +24,7 @@ import type {
   ImageSource,
   NbdTarget,
   ReclaimResult,
+  Stillness,
   WorkControl,
 } from '../engine.ts';
 import { Allocations } from './allocations.ts';
@@ -264,6 +265,7 @@ export class Qcow2Engine implements Engine {
   snapshot(
     points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[],
     commit: CommitHook,
+    stillness?: Stillness,
   ): Promise<void> {
     const drives = points.map((point) => point.driveId);
     return this.#run(async () => {
@@ -279,6 +281,7 @@ export class Qcow2Engine implements Engine {
           this.#ctx,
           points.map((point) => ({ driveId: point.driveId, pointId: point.driveSnapshotId })),
           commit,
+          stillness,
         ),
       );
     });

@@ -9,6 +9,7 @@
 import type { CommitHook, Tx } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
+import type { Stillness } from '../engine.ts';
 import { type Context, planOverlay, removeDead } from './context.ts';
 import {
   depthOf,
@@ -40,7 +41,12 @@ interface Prepared extends PivotDrive {
 }
 
 /** Caller holds the drives' locks. `commit` runs in the transaction that records the new tops. */
-export async function pivotDrives(ctx: Context, drives: readonly PivotDrive[], commit: CommitHook): Promise<void> {
+export async function pivotDrives(
+  ctx: Context,
+  drives: readonly PivotDrive[],
+  commit: CommitHook,
+  stillness?: Stillness,
+): Promise<void> {
   const prepared: Prepared[] = [];
   try {
     for (const drive of drives) prepared.push(await prepare(ctx, drive));
@@ -53,10 +59,11 @@ export async function pivotDrives(ctx: Context, drives: readonly PivotDrive[], c
       } else await ctx.store.syncFile(top); // Whoever wrote it may have died before it was durable.
     }
     ctx.step('pivot.before');
-    if (open.length > 0) {
+    await instant(stillness, async () => {
+      if (open.length === 0) return;
       await graph.pivot(open.map((drive) => ({ top: drive.head.file_id, overlay: drive.overlay })));
       for (const drive of open) graph.setRoot(`drive:${drive.driveId}`, drive.overlay);
-    }
+    });
     ctx.step('pivot.done');
     await ctx.catalog.write(async (tx) => {
       for (const drive of prepared) await recordPivot(tx, drive.head, drive.overlay, drive.pointId);
@@ -67,6 +74,18 @@ export async function pivotDrives(ctx: Context, drives: readonly PivotDrive[], c
   } catch (error) {
     await undoPrepared(ctx, prepared);
     throw error;
+  }
+}
+
+async function instant(stillness: Stillness | undefined, take: () => Promise<void>): Promise<void> {
+  if (stillness === undefined) return take();
+  let taken = false;
+  try {
+    await stillness.hold();
+    await take();
+    taken = true;
+  } finally {
+    await stillness.release(taken);
   }
 }
 

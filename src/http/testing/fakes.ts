@@ -24,6 +24,7 @@ const refuse = (): never => {
 };
 
 export interface FakeServices {
+  machines?: Partial<Service['machines']>;
   drives?: Partial<Service['drives']>;
   snapshots?: Partial<Service['snapshots']>;
   exports?: Partial<Service['exports']>;
@@ -52,6 +53,18 @@ const crud = { create: refuse, list: refuse, get: refuse, update: refuse, delete
 
 export function fakeService(given: FakeServices): Service {
   return {
+    machines: {
+      ...crud,
+      start: refuse,
+      stop: refuse,
+      pause: refuse,
+      resume: refuse,
+      reset: refuse,
+      attach: refuse,
+      detach: refuse,
+      serialLog: refuse,
+      ...given.machines,
+    },
     drives: {
       ...crud,
       import: refuse,
@@ -67,8 +80,11 @@ export function fakeService(given: FakeServices): Service {
       ...crud,
       getByPart: refuse,
       getJustTaken: (caller, id) => (given.snapshots?.get ?? refuse)(caller, id),
+      createOfMachine: refuse,
       revert: refuse,
+      revertMachine: refuse,
       clone: refuse,
+      cloneMachine: refuse,
       tree: refuse,
       usage: refuse,
       changes: refuse,
@@ -182,6 +198,7 @@ export function aDrive(more: Partial<Drive> = {}): Drive {
     sourceId: null,
     snapshotCount: 2,
     exported: false,
+    attachedTo: null,
     createdAt: nowUs(),
     updatedAt: nowUs(),
     version: 3,
@@ -217,6 +234,7 @@ export function aSnapshot(more: Partial<Snapshot> = {}): Snapshot {
         current: true,
       },
     ],
+    machine: null,
     sizeBytes: 4096,
     createdBy: caller.userId,
     createdAt: nowUs(),
@@ -238,6 +256,7 @@ export function aTask(more: Partial<Task> = {}): Task {
     objectKind: 'drive',
     objectId: null,
     driveIds: [],
+    machineId: null,
     progress: { done: 0, total: 1, unit: 'steps', ratePerSecond: null, estimateSeconds: null },
     result: null,
     error: null,

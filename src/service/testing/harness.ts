@@ -48,6 +48,7 @@ export class Harness {
     const config: ServiceConfig = {
       dataDirectory: directory,
       importDirectory: null,
+      bootDirectory: join(directory, 'boot'),
       maxImportBytes: 64 * mib,
       maxDriveBytes: 1024 ** 4,
       ...options,

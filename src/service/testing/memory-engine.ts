@@ -8,7 +8,7 @@ import { CalotypeError, notFound } from '../../core/errors.ts';
 import { type Extents, normalizeExtents } from '../../core/extents.ts';
 import type { DriveId, DriveSnapshotId, ExportId } from '../../core/ids.ts';
 import type { CheckReport, DriveUsage, SnapshotUsage } from '../../core/model.ts';
-import type { Engine, ImageSource, NbdTarget, ReclaimResult, WorkControl } from '../../engine/engine.ts';
+import type { Engine, ImageSource, NbdTarget, ReclaimResult, Stillness, WorkControl } from '../../engine/engine.ts';
 
 const blockBytes = 4096;
 
@@ -140,10 +140,13 @@ export class MemoryEngine implements Engine {
   async snapshot(
     points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[],
     commit: CommitHook,
+    stillness?: Stillness,
   ): Promise<void> {
     await this.#begin('snapshot');
     if (this.low) throw new CalotypeError('space_low');
     for (const { driveId } of points) this.#drive(driveId);
+    await stillness?.hold();
+    await stillness?.release(true);
     await this.#commit('snapshot', commit, () => {
       for (const { driveId, driveSnapshotId } of points) this.#keep(driveId, driveSnapshotId);
     });

@@ -1,0 +1,182 @@
+/**
+ * The machines that run now: finds their processes again after a restart, starts and ends them, and writes down what they
+ * do on their own. Tasks decide what is to happen; this only knows what is there.
+ */
+import { join } from 'node:path';
+import { addEvent, type Catalog } from '../catalog/catalog.ts';
+import { findMachineRow, setPower } from '../catalog/machines.ts';
+import type { MachineRow } from '../catalog/schema.ts';
+import { CalotypeError, type StoredError, toStoredError } from '../core/errors.ts';
+import type { MachineId } from '../core/ids.ts';
+import type { MachineHardware, MachineRuntime } from '../core/model.ts';
+import { nowUs } from '../core/time.ts';
+import { type AcceleratorChoice, chooseAccelerator } from '../qemu/accelerator.ts';
+import {
+  type MachineDrive,
+  type MachineEnd,
+  MachineProcess,
+  type MachineProcessSpec,
+} from '../qemu/machine-process.ts';
+import { type MachineTypes, readMachineTypes } from '../qemu/machine-types.ts';
+import type { Logger } from './context.ts';
+
+export interface Launch {
+  readonly drives: readonly MachineDrive[];
+  readonly kernel: MachineProcessSpec['kernel'];
+  readonly incoming: boolean;
+}
+
+export class MachineProcesses {
+  readonly #catalog: Catalog;
+  readonly #runDirectory: string;
+  readonly #logger: Logger;
+  readonly #live = new Map<MachineId, MachineProcess>();
+  /** Processes that a task is about to end. */
+  readonly #ending = new Set<MachineId>();
+  #accelerator: Promise<AcceleratorChoice> | undefined;
+  #types: Promise<MachineTypes> | undefined;
+  #closed = false;
+  /** Called when a machine ended by itself: what it leaves behind is to be cleared up. */
+  onEnded: (machine: MachineRow) => void = () => undefined;
+  /** Called after events were written. */
+  wake: () => void = () => undefined;
+
+  constructor(parts: { catalog: Catalog; dataDirectory: string; logger: Logger }) {
+    this.#catalog = parts.catalog;
+    this.#runDirectory = join(parts.dataDirectory, 'run');
+    this.#logger = parts.logger;
+  }
+
+  accelerator(): Promise<AcceleratorChoice> {
+    this.#accelerator ??= chooseAccelerator();
+    return this.#accelerator;
+  }
+
+  machineTypes(): Promise<MachineTypes> {
+    this.#types ??= readMachineTypes();
+    this.#types.catch(() => {
+      this.#types = undefined;
+    });
+    return this.#types;
+  }
+
+  directoryOf(machine: { number: number }): string {
+    return join(this.#runDirectory, `m${machine.number}`);
+  }
+
+  find(id: MachineId): MachineProcess | undefined {
+    return this.#live.get(id);
+  }
+
+  /** @throws machine_off */
+  get(id: MachineId): MachineProcess {
+    const found = this.#live.get(id);
+    if (found === undefined) throw new CalotypeError('machine_off', undefined, { machineId: id });
+    return found;
+  }
+
+  /** Finds the processes of an earlier server; machines whose process is gone are off. Call once. */
+  async adoptAll(): Promise<void> {
+    const rows = await this.#catalog.db.selectFrom('machines').selectAll().where('managed', '=', 1).execute();
+    await Promise.all(rows.map((row) => this.#adopt(row)));
+  }
+
+  async #adopt(row: MachineRow): Promise<void> {
+    try {
+      const found = await MachineProcess.adopt(this.directoryOf(row), row.id);
+      if (found !== null) {
+        this.#keep(row, found);
+        if (found.power !== row.power) await this.#catalog.write((tx) => setPower(tx, row.id, { power: found.power }));
+        return;
+      }
+    } catch (error) {
+      this.#logger.error({ err: error, machineId: row.id }, 'a machine could not be found again');
+    }
+    if (row.power !== 'off') await this.#ended(row, { expected: false, lastWords: '' });
+  }
+
+  /** @throws machine_failed */
+  async launch(row: MachineRow, launch: Launch): Promise<MachineProcess> {
+    const hardware: MachineHardware = JSON.parse(row.hardware_json);
+    const { accelerator } = await this.accelerator();
+    const types = await this.machineTypes();
+    if (!types.has(hardware.machineType)) {
+      throw new CalotypeError('machine_type_missing', undefined, { machineType: hardware.machineType });
+    }
+    const started = await MachineProcess.start(this.directoryOf(row), { id: row.id, hardware, accelerator, ...launch });
+    this.#keep(row, started);
+    return started;
+  }
+
+  #keep(row: MachineRow, running: MachineProcess): void {
+    this.#live.set(row.id, running);
+    running.once('end', (end) => void this.#onEnd(row.id, running, end));
+  }
+
+  async #onEnd(id: MachineId, ended: MachineProcess, end: MachineEnd): Promise<void> {
+    if (this.#live.get(id) === ended) this.#live.delete(id);
+    if (this.#closed || this.#ending.has(id)) return;
+    const row = await findMachineRow(this.#catalog.db, id);
+    if (row !== undefined) await this.#ended(row, end);
+  }
+
+  /** A machine is off that nobody switched off here. */
+  async #ended(row: MachineRow, end: MachineEnd): Promise<void> {
+    const words = end.lastWords === '' ? '' : ` Its last words: ${end.lastWords}`;
+    const error: StoredError | null = end.expected
+      ? null
+      : toStoredError(new CalotypeError('machine_died', `The machine's QEMU process ended unexpectedly.${words}`));
+    try {
+      await this.#catalog.write(async (tx) => {
+        await setPower(tx, row.id, {
+          power: 'off',
+          startedAt: null,
+          error: error === null ? null : JSON.stringify(error),
+        });
+        await addEvent(tx, {
+          projectId: row.project_id,
+          userId: null,
+          via: 'system',
+          kind: end.expected ? 'machine.stopped' : 'machine.died',
+          objectKind: 'machine',
+          objectId: row.id,
+          detail: end.expected ? { by: 'guest' } : { message: error?.message ?? '' },
+        });
+      });
+      this.wake();
+      this.onEnded(row);
+    } catch (cause) {
+      this.#logger.error({ err: cause, machineId: row.id }, 'the end of a machine could not be recorded');
+    }
+  }
+
+  /** Ends the process on purpose, and waits until it is gone. Idempotent. */
+  async end(id: MachineId): Promise<void> {
+    const running = this.#live.get(id);
+    if (running === undefined) return;
+    await this.onPurpose(id, () => running.powerOff());
+  }
+
+  /** While `work` runs, the end of the machine is what was wanted. */
+  async onPurpose<T>(id: MachineId, work: () => Promise<T>): Promise<T> {
+    this.#ending.add(id);
+    try {
+      return await work();
+    } finally {
+      this.#ending.delete(id);
+    }
+  }
+
+  runtimeOf(row: MachineRow): MachineRuntime | null {
+    const running = this.#live.get(row.id);
+    if (running === undefined) return null;
+    const { pid, qemuVersion, accelerator } = running;
+    return { pid, accelerator, qemuVersion, startedAt: row.started_at ?? nowUs() };
+  }
+
+  /** Lets go of all of them; they run on. */
+  close(): void {
+    this.#closed = true;
+    for (const running of this.#live.values()) running.release();
+  }
+}

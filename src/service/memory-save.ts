@@ -1,0 +1,252 @@
+/**
+ * Saves the memory of a running machine at the instant its drives are taken: the guest stands still from before the
+ * instant until QEMU has written down its devices and protected its pages, then runs on while they are written out. Where
+ * QEMU refuses that, it stands still until all is written.
+ */
+import { mkdir, rm } from 'node:fs/promises';
+import { join } from 'node:path';
+import type { Tx } from '../catalog/catalog.ts';
+import { insertMemoryFile, keepMemoryFile } from '../catalog/machines.ts';
+import { CalotypeError } from '../core/errors.ts';
+import type { SnapshotId } from '../core/ids.ts';
+import { nowUs } from '../core/time.ts';
+import type { Stillness, WorkControl } from '../engine/engine.ts';
+import type { MachineProcess } from '../qemu/machine-process.ts';
+import { MemoryWriter, type StoredMemory } from '../qemu/memory-file.ts';
+import { QmpError, type QmpEvent } from '../qemu/qmp.ts';
+import type { Context } from './context.ts';
+
+type Method = 'background' | 'stopped';
+
+/** As good as no limit, bytes/s. */
+const bandwidth = 64 * 1024 ** 3;
+
+export function memoryDirectory(context: Pick<Context, 'config'>): string {
+  return join(context.config.dataDirectory, 'memory');
+}
+
+export function memoryPath(context: Pick<Context, 'config'>, id: number): string {
+  return join(memoryDirectory(context), `m${id.toString(36)}.zst`);
+}
+
+/** One migration of a process, watched from before it starts. */
+class Migration {
+  readonly #running: MachineProcess;
+  readonly #ended = Promise.withResolvers<'completed' | 'failed'>();
+  readonly #resumed = Promise.withResolvers<void>();
+  readonly #onEvent = (event: QmpEvent): void => {
+    if (event.event === 'RESUME') this.#resumed.resolve();
+    if (event.event !== 'MIGRATION') return;
+    const status = event.data?.status;
+    if (status === 'completed') this.#ended.resolve('completed');
+    else if (status === 'failed' || status === 'cancelled') this.#ended.resolve('failed');
+  };
+  readonly #onGone = (): void => this.#ended.resolve('failed');
+
+  constructor(running: MachineProcess) {
+    this.#running = running;
+    running.on('qmp', this.#onEvent);
+    running.once('end', this.#onGone);
+  }
+
+  get ended(): Promise<'completed' | 'failed'> {
+    return this.#ended.promise;
+  }
+
+  /** Resolves when the guest runs again, or with false when the migration failed before. */
+  runsOn(): Promise<boolean> {
+    const failed = this.#ended.promise.then((how) => how === 'completed');
+    return Promise.race([this.#resumed.promise.then(() => true), failed]);
+  }
+
+  stop(): void {
+    this.#running.off('qmp', this.#onEvent);
+    this.#running.off('end', this.#onGone);
+  }
+}
+
+export interface SavedMemory extends StoredMemory {
+  readonly id: number;
+  readonly method: Method;
+  /** How long the guest stood still, µs; null when it was not running. */
+  readonly pauseUs: number | null;
+}
+
+export class MemorySave implements Stillness {
+  readonly #running: MachineProcess;
+  readonly #id: number;
+  readonly #path: string;
+  readonly #openWriter: () => Promise<MemoryWriter>;
+  #writer: MemoryWriter;
+  readonly #wasRunning: boolean;
+  /** The guest stays as it was at the instant. */
+  readonly #stayStill: boolean;
+  #method: Method;
+  #migration: Migration | undefined;
+  #stoppedAt = 0;
+  #pauseUs: number | null = null;
+
+  private constructor(parts: {
+    running: MachineProcess;
+    id: number;
+    path: string;
+    openWriter: () => Promise<MemoryWriter>;
+    writer: MemoryWriter;
+    method: Method;
+    stayStill: boolean;
+  }) {
+    this.#running = parts.running;
+    this.#id = parts.id;
+    this.#path = parts.path;
+    this.#openWriter = parts.openWriter;
+    this.#writer = parts.writer;
+    this.#method = parts.method;
+    this.#stayStill = parts.stayStill;
+    this.#wasRunning = parts.running.power === 'running';
+  }
+
+  /** Everything that can be done while the guest still runs. `stayStill`: it is not to run on afterwards. */
+  static async prepare(
+    context: Context,
+    running: MachineProcess,
+    snapshotId: SnapshotId,
+    options: { stayStill: boolean; control: WorkControl; memoryBytes: number },
+  ): Promise<MemorySave> {
+    const { stayStill, control, memoryBytes } = options;
+    const { qmp } = running;
+    await mkdir(memoryDirectory(context), { recursive: true, mode: 0o700 });
+    // A background save always sets the guest going again.
+    const wanted = !stayStill && running.power === 'running';
+    const method: Method = wanted && (await takesBackground(running, true)) ? 'background' : 'stopped';
+    if (method === 'stopped') await takesBackground(running, false);
+    await qmp.execute('migrate-set-parameters', { 'max-bandwidth': bandwidth });
+    const id = await context.catalog.write((tx) =>
+      insertMemoryFile(tx, {
+        snapshot_id: snapshotId,
+        method,
+        accelerator: running.accelerator,
+        qemu_version: running.qemuVersion,
+        created_at: nowUs(),
+      }),
+    );
+    const path = memoryPath(context, id);
+    const openWriter = (): Promise<MemoryWriter> =>
+      MemoryWriter.open(path, join(running.directory, 'memory.sock'), {
+        onBytes: (bytes) => control.progress(bytes, Math.max(bytes, memoryBytes)),
+      });
+    return new MemorySave({ running, id, path, openWriter, writer: await openWriter(), method, stayStill });
+  }
+
+  async hold(): Promise<void> {
+    this.#stoppedAt = performance.now();
+    if (this.#wasRunning) await this.#running.qmp.execute('stop');
+  }
+
+  async release(taken: boolean): Promise<void> {
+    if (!taken) {
+      await this.#goOn();
+      return;
+    }
+    if (this.#method === 'background') {
+      if (await this.#migrate()) {
+        this.#notePause();
+        return;
+      }
+      // Refused for this guest: its drives are taken, and it still stands still.
+      await takesBackground(this.#running, false);
+      this.#method = 'stopped';
+      await this.#writer.abort();
+      this.#writer = await this.#openWriter();
+    }
+    await this.#migrate();
+  }
+
+  /** @returns whether it began: for a background save, whether the guest runs on */
+  async #migrate(): Promise<boolean> {
+    this.#migration?.stop();
+    this.#migration = new Migration(this.#running);
+    try {
+      await this.#running.qmp.execute('migrate', { uri: `unix:${this.#writer.socketPath}` });
+    } catch (error) {
+      if (this.#method === 'background' && error instanceof QmpError) return false;
+      await this.#goOn();
+      throw error;
+    }
+    return this.#method === 'stopped' || this.#migration.runsOn();
+  }
+
+  /** Waits until all of it is written, and durable. @throws machine_failed, space_exhausted, cancelled */
+  async finish(signal: AbortSignal): Promise<SavedMemory> {
+    const migration = this.#migration;
+    if (migration === undefined) throw new CalotypeError('internal', 'No memory is being saved.');
+    const cancel = (): void => {
+      this.#running.qmp.execute('migrate_cancel').catch(() => undefined);
+    };
+    signal.addEventListener('abort', cancel, { once: true });
+    try {
+      // A file that cannot be written ends the stream, and that the migration; its own reason comes first.
+      const failedFile = this.#writer.finished().then(
+        () => new Promise<never>(() => undefined),
+        (error: unknown) => Promise.reject(error),
+      );
+      const how = await Promise.race([migration.ended, failedFile]);
+      if (signal.aborted) throw new CalotypeError('cancelled');
+      if (how === 'failed') {
+        throw new CalotypeError('machine_failed', `QEMU could not save the memory: ${await whyFailed(this.#running)}`);
+      }
+      if (!this.#stayStill) await this.#goOn();
+      const stored = await this.#writer.finished();
+      return { id: this.#id, method: this.#method, pauseUs: this.#pauseUs, ...stored };
+    } finally {
+      signal.removeEventListener('abort', cancel);
+      migration.stop();
+    }
+  }
+
+  /** Lets the guest run that ran before. */
+  async #goOn(): Promise<void> {
+    if (!this.#wasRunning || this.#running.ended) return;
+    if (this.#running.power !== 'running') await this.#running.qmp.execute('cont');
+    this.#notePause();
+  }
+
+  #notePause(): void {
+    if (this.#wasRunning) this.#pauseUs ??= Math.round((performance.now() - this.#stoppedAt) * 1000);
+  }
+
+  /** Gives up: the guest runs as before, and nothing stays of the file. */
+  async abort(context: Context): Promise<void> {
+    this.#migration?.stop();
+    if (!this.#running.ended) await this.#running.qmp.execute('migrate_cancel').catch(() => undefined);
+    await this.#writer.abort();
+    if (!this.#stayStill) await this.#goOn();
+    await rm(this.#path, { force: true });
+    await context.catalog.write((tx) => tx.deleteFrom('memory_files').where('id', '=', this.#id).execute());
+  }
+}
+
+/** Switches background saves on or off. @returns whether QEMU agreed; not every host and kernel can */
+async function takesBackground(running: MachineProcess, wanted: boolean): Promise<boolean> {
+  try {
+    await running.qmp.execute('migrate-set-capabilities', {
+      capabilities: [
+        { capability: 'events', state: true },
+        { capability: 'background-snapshot', state: wanted },
+      ],
+    });
+    return true;
+  } catch (error) {
+    if (!wanted || !(error instanceof QmpError)) throw error;
+    return false;
+  }
+}
+
+async function whyFailed(running: MachineProcess): Promise<string> {
+  if (running.ended) return 'its process ended.';
+  const info = await running.qmp.execute<{ 'error-desc'?: string }>('query-migrate').catch(() => undefined);
+  return info?.['error-desc'] ?? 'no reason given.';
+}
+
+export function recordMemory(tx: Tx, saved: SavedMemory): Promise<void> {
+  return keepMemoryFile(tx, saved.id, saved);
+}
