@@ -267,7 +267,7 @@ export async function insertMemoryFile(
 ): Promise<number> {
   const { id } = await tx
     .insertInto('memory_files')
-    .values({ ...file, state: 'planned', stream_bytes: null, stored_bytes: null, sha256: null })
+    .values({ ...file, state: 'planned', stream_bytes: null, stored_bytes: null, checksum: null })
     .returning('id')
     .executeTakeFirstOrThrow();
   return id;
@@ -276,7 +276,7 @@ export async function insertMemoryFile(
 export async function keepMemoryFile(
   tx: Db,
   id: number,
-  kept: { method: MemoryFileRow['method']; streamBytes: number; storedBytes: number; sha256: string },
+  kept: { method: MemoryFileRow['method']; streamBytes: number; storedBytes: number; checksum: number },
 ): Promise<void> {
   await tx
     .updateTable('memory_files')
@@ -285,7 +285,7 @@ export async function keepMemoryFile(
       method: kept.method,
       stream_bytes: kept.streamBytes,
       stored_bytes: kept.storedBytes,
-      sha256: kept.sha256,
+      checksum: kept.checksum,
     })
     .where('id', '=', id)
     .execute();

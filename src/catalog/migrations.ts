@@ -146,7 +146,7 @@ create index machine_snapshots_by_parent on machine_snapshots (parent_id);
 
 create table memory_files (
   id {{serial}}, snapshot_id text not null, state text not null, method text not null, accelerator text not null,
-  qemu_version text not null, stream_bytes {{bigint}}, stored_bytes {{bigint}}, sha256 text,
+  qemu_version text not null, stream_bytes {{bigint}}, stored_bytes {{bigint}}, checksum {{bigint}},
   created_at {{bigint}} not null);
 create index memory_files_by_snapshot on memory_files (snapshot_id);
 

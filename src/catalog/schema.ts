@@ -157,8 +157,8 @@ export interface MemoryFilesTable {
   qemu_version: string;
   stream_bytes: number | null;
   stored_bytes: number | null;
-  /** Of the file, hex. */
-  sha256: string | null;
+  /** CRC-32 of the file; the zstd frame in it has a checksum of its own. */
+  checksum: number | null;
   created_at: number;
 }
 

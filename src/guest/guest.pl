@@ -60,8 +60,11 @@ sub count {
 sub disk {
   my $device = open_drive('/dev/vda') or return say('disk none');
   my $n = 0;
+  # Found from outside, by who looks at the memory of a guest that stands still; changed in place.
+  my $mark = sprintf 'calotype-counter:%020d;', $n;
   while (1) {
     $n++;
+    substr($mark, 17, 20) = sprintf '%020d', $n;
     answer_disk($n);
     until (write_sector($device, 0, $n)) {
       say_now_and_then("disk-error $n: $!");

@@ -54,7 +54,7 @@ input.on('line', (line) => {
   if (line === 'freeze' && freezeStart === undefined && !isEnding) freezing = freeze();
   else if (line === 'thaw') void end('asked');
 });
-
+input.once('close', () => void end('asked'));
 
 try {
   connection = await AgentConnection.connect(socketPath, timeoutMs);

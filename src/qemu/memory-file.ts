@@ -2,14 +2,13 @@
  * A guest's memory in a file: QEMU's migration stream, compressed with zstd, whose frame carries a checksum. QEMU leaves
  * out pages of zeros by itself. A file is whole and durable, or it is removed.
  */
-import { createHash } from 'node:crypto';
 import { createReadStream, createWriteStream } from 'node:fs';
-import { open, rm, stat } from 'node:fs/promises';
+import { open, rm } from 'node:fs/promises';
 import { connect, createServer, type Server, type Socket } from 'node:net';
 import { dirname } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { constants, createZstdCompress, createZstdDecompress } from 'node:zlib';
+import { constants, crc32, createZstdCompress, createZstdDecompress } from 'node:zlib';
 import { CalotypeError } from '../core/errors.ts';
 import { asSpaceError } from '../core/space-error.ts';
 
@@ -21,14 +20,14 @@ export interface StoredMemory {
   /** Bytes of the migration stream. */
   readonly streamBytes: number;
   readonly storedBytes: number;
-  /** Of the file, hex. */
-  readonly sha256: string;
+  /** CRC-32 of the file. */
+  readonly checksum: number;
 }
 
-/** Passes bytes on, and counts and hashes them. */
+/** Passes bytes on, and counts and sums them. */
 class Meter extends Transform {
   bytes = 0;
-  readonly #hash = createHash('sha256');
+  checksum = 0;
   readonly #onBytes: ((bytes: number) => void) | undefined;
 
   constructor(onBytes?: (bytes: number) => void) {
@@ -38,14 +37,10 @@ class Meter extends Transform {
 
   override _transform(piece: Buffer, _encoding: string, done: () => void): void {
     this.bytes += piece.length;
-    this.#hash.update(piece);
+    this.checksum = crc32(piece, this.checksum);
     this.#onBytes?.(this.bytes);
     this.push(piece);
     done();
-  }
-
-  digest(): string {
-    return this.#hash.digest('hex');
   }
 }
 
@@ -106,7 +101,7 @@ export class MemoryWriter {
       await rm(this.#path, { force: true });
       throw asSpaceError(error);
     }
-    return { streamBytes: raw.bytes, storedBytes: stored.bytes, sha256: stored.digest() };
+    return { streamBytes: raw.bytes, storedBytes: stored.bytes, checksum: stored.checksum };
   }
 
   /** Resolves once QEMU has sent all of it and it is durable. @throws space_exhausted, cancelled */
@@ -129,7 +124,7 @@ export class MemoryWriter {
  * Sends stored memory to a QEMU that listens for it. @throws memory_damaged when the file is not what was stored: what was
  * sent must not be run then
  */
-export async function sendMemory(path: string, socketPath: string, expected: { sha256: string }): Promise<void> {
+export async function sendMemory(path: string, socketPath: string, expected: { checksum: number }): Promise<void> {
   const stored = new Meter();
   const socket = connect({ path: socketPath });
   await new Promise<void>((resolve, reject) => {
@@ -137,7 +132,6 @@ export async function sendMemory(path: string, socketPath: string, expected: { s
     socket.once('error', reject);
   });
   try {
-    await stat(path);
     await pipeline(
       createReadStream(path, { highWaterMark: pieceBytes }),
       stored,
@@ -151,13 +145,24 @@ export async function sendMemory(path: string, socketPath: string, expected: { s
     }
     throw new CalotypeError('memory_damaged', 'The stored memory of the snapshot cannot be read.', {}, { cause });
   }
-  if (stored.digest() !== expected.sha256) {
+  if (stored.checksum !== expected.checksum) {
     throw new CalotypeError('memory_damaged', 'The stored memory of the snapshot is not what was stored.');
   }
 }
 
 function isNetworkError(error: unknown): boolean {
   return error instanceof Error && 'code' in error && (error.code === 'EPIPE' || error.code === 'ECONNRESET');
+}
+
+/** @throws memory_damaged when the file is not what was stored */
+export async function verifyMemory(path: string, expected: { checksum: number }): Promise<void> {
+  let checksum = 0;
+  try {
+    for await (const piece of createReadStream(path, { highWaterMark: pieceBytes })) checksum = crc32(piece, checksum);
+  } catch (cause) {
+    throw new CalotypeError('memory_damaged', 'The stored memory of the snapshot cannot be read.', {}, { cause });
+  }
+  if (checksum !== expected.checksum) throw new CalotypeError('memory_damaged');
 }
 
 async function syncDirectory(path: string): Promise<void> {

@@ -54,6 +54,8 @@ export interface MachineRevertRequest {
   readonly machineId?: MachineId;
   /** Go on from the memory, where there is some; default true. */
   readonly memory?: boolean;
+  /** The guest is to stand still afterwards, whatever it did before; default false. */
+  readonly paused?: boolean;
 }
 
 export interface MachineRevertInput {
@@ -65,6 +67,7 @@ export interface MachineRevertInput {
   /** Drives that were attached since, and are left as they are. */
   readonly untouched: readonly DriveId[];
   readonly memory: boolean;
+  readonly paused: boolean;
   readonly safety: {
     readonly snapshotId: SnapshotId;
     /** For drives that were not attached, and so have no part in what the guest was doing. */
@@ -119,6 +122,7 @@ export function revertMachine(
         attach: plan.attach,
         untouched: plan.untouched,
         memory: own && (input.memory ?? true) && snapshot.machine?.memory?.state === 'kept',
+        paused: input.paused ?? false,
         safety: keepSafety
           ? {
               snapshotId: newId<SnapshotId>(),
@@ -298,8 +302,9 @@ class Revert {
     if (memory !== undefined) running = await bringUpFromMemory(this.#context, machine, memory);
     else if (power !== 'off') running = await bringUp(this.#context, machine);
     // A guest without its memory starts, even if it was paused: there is nothing to be paused in.
-    if (running !== undefined && (power === 'running' || memory === undefined)) await running.qmp.execute('cont');
-    await this.#conclude(machine, running === undefined ? 'off' : memory === undefined ? 'running' : power);
+    const goesOn = !this.#input.paused && (power === 'running' || memory === undefined);
+    if (running !== undefined && goesOn) await running.qmp.execute('cont');
+    await this.#conclude(machine, running === undefined ? 'off' : goesOn ? 'running' : 'paused');
     return undefined;
   }
 

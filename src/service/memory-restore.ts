@@ -1,14 +1,11 @@
 /** Brings a machine up with the memory of a snapshot, so that its guest goes on from that instant. */
-import { createHash } from 'node:crypto';
-import { createReadStream } from 'node:fs';
 import { rm } from 'node:fs/promises';
 import { join } from 'node:path';
-import { pipeline } from 'node:stream/promises';
 import type { MachineRow, MemoryFileRow } from '../catalog/schema.ts';
 import { CalotypeError } from '../core/errors.ts';
 import type { MachineHardware } from '../core/model.ts';
 import type { MachineProcess } from '../qemu/machine-process.ts';
-import { sendMemory } from '../qemu/memory-file.ts';
+import { sendMemory, verifyMemory } from '../qemu/memory-file.ts';
 import type { QmpEvent } from '../qemu/qmp.ts';
 import type { Context } from './context.ts';
 import { bringDown, bringUp } from './machine-power.ts';
@@ -49,11 +46,7 @@ export async function assertRestorable(
       remedy: 'Revert without the memory.',
     });
   }
-  const hash = createHash('sha256');
-  await pipeline(createReadStream(memoryPath(context, memory.id)), hash).catch((cause: unknown) => {
-    throw new CalotypeError('memory_damaged', 'The stored memory cannot be read.', {}, { cause });
-  });
-  if (hash.digest('hex') !== memory.sha256) throw new CalotypeError('memory_damaged');
+  await verifyMemory(memoryPath(context, memory.id), { checksum: memory.checksum ?? 0 });
 }
 
 /** The guest stands still when this resolves, exactly where it was. @throws memory_damaged, machine_failed */
@@ -70,7 +63,7 @@ export async function bringUpFromMemory(
     await running.qmp.execute('migrate-set-capabilities', { capabilities: [{ capability: 'events', state: true }] });
     await running.qmp.execute('migrate-incoming', { uri: `unix:${socketPath}` });
     await Promise.all([
-      sendMemory(memoryPath(context, memory.id), socketPath, { sha256: memory.sha256 ?? '' }),
+      sendMemory(memoryPath(context, memory.id), socketPath, { checksum: memory.checksum ?? 0 }),
       loaded,
     ]);
     return running;

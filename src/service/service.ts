@@ -52,6 +52,8 @@ export interface ServiceParts {
 export interface RunningService extends Service {
   /** What start-up found: tasks taken up, objects put right. */
   readonly recovered: { readonly tasks: number; readonly objects: number };
+  /** The machines that run now. */
+  readonly processes: MachineProcesses;
   /** Lets short work finish; what is left goes on at the next start. Neither engine nor catalog are closed. */
   close(graceMs?: number): Promise<void>;
 }
@@ -111,6 +113,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   return {
     ...useCases,
     recovered: { tasks, objects },
+    processes: machines,
 
     async doctor(caller, options) {
       assertOperator(caller);

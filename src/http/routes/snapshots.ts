@@ -268,6 +268,7 @@ export function snapshotRoutes(app: App, context: AppContext): void {
           memory: Type.Optional(
             Type.Boolean({ description: 'of a machine: go on from its memory if it holds one; default true' }),
           ),
+          paused: Type.Optional(Type.Boolean({ description: 'of a machine: let the guest stand still afterwards' })),
         }),
         response: { 200: taskAnswer, 202: taskAnswer },
       },
@@ -299,9 +300,10 @@ export function snapshotRoutes(app: App, context: AppContext): void {
     },
     async (request, reply) => {
       const { snapshotId } = request.params;
-      const { machineId, memory, keepSafety } = request.body;
-      const asked = machineId === undefined && memory === undefined ? 'revert' : 'revertMachine';
-      const input = { keepSafety, machineId, memory };
+      const { machineId, memory, paused } = request.body;
+      const isPlain = [machineId, memory, paused].every((option) => option === undefined);
+      const asked = isPlain ? 'revert' : 'revertMachine';
+      const input = request.body;
       const begun = await snapshots[asked](callerOf(request), snapshotId, input, changeOptions(request));
       const location = `/v1/snapshots/${snapshotId}`;
       return { task: presentTask(await settle(context, request, reply, begun, { status: 200, location })) };

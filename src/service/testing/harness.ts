@@ -158,13 +158,13 @@ export class Harness {
   }
 }
 
-async function addProject(catalog: Catalog, name: string): Promise<ProjectId> {
+export async function addProject(catalog: Catalog, name: string): Promise<ProjectId> {
   const id = newId<ProjectId>();
   await catalog.db.insertInto('projects').values({ id, name, created_at: nowUs(), version: 1 }).execute();
   return id;
 }
 
-async function addPerson(
+export async function addPerson(
   catalog: Catalog,
   name: string,
   projectId: ProjectId,
