@@ -12,6 +12,8 @@ export default defineConfig({
     execArgv: ['--disable-warning=ExperimentalWarning'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // What is waited for comes soon; how soon on a busy machine is not what is tested.
+    expect: { poll: { timeout: 20_000 } },
     bail: 0,
     reporters: ['default', countsReporter],
   },
