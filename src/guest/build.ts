@@ -6,8 +6,8 @@
  */
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { homedir, tmpdir } from 'node:os';
+import { access, copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import { homedir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { type CpioEntry, writeCpio } from './cpio.ts';
@@ -26,7 +26,7 @@ export interface GuestFiles {
  *
  *     count    N is in memory only, one up about every 10 ms
  *     disk     N is also on /dev/vda (512 bytes at 0, flushed) before the next one. `report` is answered with
- *              `disk-report RAM=<N>`: the disk then has N or N - 1
+ *              `disk-report RAM=<N>`: the disk then has N or N - 1. In memory it is `calotype-counter:<20 digits>;`
  *     pair     N goes to /dev/vda, then to /dev/vdb (512 bytes at 1 MiB, flushed), then comes the next one
  *     ext4     N small files were written, flushed and renamed, at /mnt, on an ext4 file system that the host made
  *     agent    qemu-ga, without hooks, on org.qemu.guest_agent.0
@@ -34,7 +34,7 @@ export interface GuestFiles {
  *     gap      `gap?` is answered with `gap <ms>`, the longest time between two steps of 1 ms since the last answer, by
  *              the guest's own clock. QEMU stops that clock with the guest: a stop does not show in it.
  *
- * A mode that lacks its drive prints `<mode> none`; one whose drive fails, `<mode>-error <N>: ...`, and tries again.
+ * A mode that lacks its device prints `<mode> none`; one whose drive fails, `<mode>-error <N>: ...`, and tries again.
  * In every mode: `CALOTYPE READY` once all have begun; `drive vdX` and `gone vdX` for drives, those at boot included;
  * input lines `poweroff` and `panic`; the power button powers off.
  */
@@ -59,18 +59,21 @@ const modules = {
 const applets = ['sh', 'mount', 'stty', 'cat', 'mkdir', 'ln', 'insmod'];
 const perlModules = ['strict.pm', 'warnings.pm'];
 const perlDirectory = 'usr/lib/x86_64-linux-gnu/perl-base';
-const ownFiles = ['init', 'guest.pl', 'shutdown'];
+const ownFiles = ['init', 'guest.pl', 'shutdown'] as const;
+type OwnFile = (typeof ownFiles)[number];
 const kernelName = 'guest-vmlinuz';
 const initrdName = 'guest-initrd.img';
+const workPrefix = '.building-';
+const leftoverAgeMs = 3_600_000;
 const signatureMark = '~Module signature appended~\n';
 
 /**
  * The kernel command line for a guest that does all of `modes`. Only `console` is a must; the others save time under
- * emulation: 0.35 s of self-tests of ciphers, 0.2 s for each PCI device whose interrupt is routed by ACPI, and 0.35 s of
- * changes to the kernel's code for a single processor.
+ * emulation: 0.35 s of self-tests of ciphers, and 0.35 s of changes to the kernel's code for a single processor. Without
+ * ACPI's routing of interrupts it would be faster still, but a drive that is plugged in would get none.
  */
 export function guestKernelArguments(modes: readonly GuestMode[], options: GuestOptions = {}): string {
-  const words = ['console=ttyS0', 'quiet', 'cryptomgr.notests', 'acpi=noirq', 'noreplace-smp'];
+  const words = ['console=ttyS0', 'quiet', 'cryptomgr.notests', 'noreplace-smp'];
   words.push(`calotype.mode=${modes.join(',')}`);
   if (options.ext4Device !== undefined) words.push(`calotype.ext4=${options.ext4Device}`);
   if (options.dirtyMib !== undefined) words.push(`calotype.dirty_mib=${options.dirtyMib}`);
@@ -84,8 +87,9 @@ export function guestKernelArguments(modes: readonly GuestMode[], options: Guest
  * @throws Error that says what the user can do, when packages cannot be had
  */
 export async function buildGuest(directory: string): Promise<GuestFiles> {
-  const cached = join(process.env.CALOTYPE_GUEST_CACHE ?? join(homedir(), '.cache/calotype'), await recipeName());
-  if (!(await isThere(cached))) await buildInto(cached);
+  const recipe = await readRecipe();
+  const cached = join(process.env.CALOTYPE_GUEST_CACHE ?? join(homedir(), '.cache/calotype'), recipe.name);
+  if (!(await isThere(cached))) await buildOnce(cached, recipe);
   await mkdir(directory, { recursive: true });
   for (const name of [kernelName, initrdName]) {
     const temporary = join(directory, `.${name}.${process.pid}.${Math.random().toString(36).slice(2)}`);
@@ -95,39 +99,67 @@ export async function buildGuest(directory: string): Promise<GuestFiles> {
   return { kernel: join(directory, kernelName), initrd: join(directory, initrdName) };
 }
 
-/** All that decides what comes out, except for the versions of the packages. */
-async function recipeName(): Promise<string> {
+interface Recipe {
+  readonly name: string;
+  /** What goes into the guest is what the name was made from, even when somebody edits meanwhile. */
+  readonly content: (ownFile: OwnFile) => Buffer;
+}
+
+/** The name stands for all that decides what comes out, except for the versions of the packages. */
+async function readRecipe(): Promise<Recipe> {
   const hash = createHash('sha256');
   const sources = ['build', 'cpio', 'debian-packages', 'kernel-modules', 'shared-libraries'];
   const extension = import.meta.url.slice(import.meta.url.lastIndexOf('.'));
+  const contents = new Map<string, Buffer>();
   for (const name of [...sources.map((source) => source + extension), ...ownFiles]) {
-    const content = await readOwn(name);
+    const content = await readFile(join(dirname(fileURLToPath(import.meta.url)), name));
+    contents.set(name, content);
     hash.update(`${name} ${content.length}\n`).update(content);
   }
-  return `guest-${hash.digest('hex').slice(0, 16)}`;
+  const content = (ownFile: OwnFile): Buffer => contents.get(ownFile) ?? Buffer.alloc(0);
+  return { name: `guest-${hash.digest('hex').slice(0, 16)}`, content };
+}
+
+const underWay = new Map<string, Promise<void>>();
+
+/** Callers of one process share a build; processes may each do their own. */
+function buildOnce(cached: string, recipe: Recipe): Promise<void> {
+  const shared = underWay.get(cached) ?? buildInto(cached, recipe).finally(() => underWay.delete(cached));
+  underWay.set(cached, shared);
+  return shared;
 }
 
 /** Whole or not at all: the directory gets its name when both files are in it. */
-async function buildInto(cached: string): Promise<void> {
+async function buildInto(cached: string, recipe: Recipe): Promise<void> {
   if (process.arch !== 'x64') throw new Error('The test guest cannot be built: it is for x86-64 only.');
-  await mkdir(dirname(cached), { recursive: true });
-  const root = await mkdtemp(join(tmpdir(), 'calotype-guest-'));
-  const made = await mkdtemp(join(dirname(cached), `.${basename(cached)}-`));
+  const cache = dirname(cached);
+  await mkdir(cache, { recursive: true });
+  await removeLeftovers(cache);
+  const work = await mkdtemp(join(cache, workPrefix));
   try {
-    const { kernel, initrd } = await build(root);
+    const { kernel, initrd } = await build(work, recipe);
+    const made = join(work, 'made');
+    await mkdir(made);
     await copyFile(kernel, join(made, kernelName));
     await writeFile(join(made, initrdName), initrd);
     await rename(made, cached).catch(async (error: unknown) => {
-      // Somebody else was quicker.
+      // Another process was quicker.
       if (!(await isThere(cached))) throw error;
     });
   } finally {
-    await rm(made, { recursive: true, force: true });
-    await rm(root, { recursive: true, force: true });
+    await rm(work, { recursive: true, force: true });
   }
 }
 
-async function build(work: string): Promise<{ kernel: string; initrd: Buffer }> {
+/** Of builders that were killed. */
+async function removeLeftovers(cache: string): Promise<void> {
+  for (const name of (await readdir(cache)).filter((one) => one.startsWith(workPrefix))) {
+    const { mtimeMs } = await stat(join(cache, name)).catch(() => ({ mtimeMs: Date.now() }));
+    if (Date.now() - mtimeMs > leftoverAgeMs) await rm(join(cache, name), { recursive: true, force: true });
+  }
+}
+
+async function build(work: string, recipe: Recipe): Promise<{ kernel: string; initrd: Buffer }> {
   const root = join(work, 'root');
   const kernels = (await dependenciesOf([kernelPackage])).filter((name) => name.startsWith('linux-image-'));
   await unpackPackages([...kernels, ...programPackages, busyboxPackage], root);
@@ -145,8 +177,8 @@ async function build(work: string): Promise<{ kernel: string; initrd: Buffer }> 
   const nested = [libraryDirectory, 'usr', 'usr/lib', 'usr/lib/x86_64-linux-gnu', perlDirectory];
   const entries: CpioEntry[] = [...directories, ...nested].map(directory);
   entries.push({ kind: 'characterDevice', path: 'dev/console', major: 5, minor: 1 });
-  entries.push(file('init', await readOwn('init'), true), file('guest.pl', await readOwn('guest.pl')));
-  entries.push(file('sbin/shutdown', await readOwn('shutdown'), true));
+  entries.push(file('init', recipe.content('init'), true), file('guest.pl', recipe.content('guest.pl')));
+  entries.push(file('sbin/shutdown', recipe.content('shutdown'), true));
   for (const path of [busybox, ...programs]) entries.push(file(`bin/${basename(path)}`, await readFile(path), true));
   for (const applet of applets) entries.push({ kind: 'symlink', path: `bin/${applet}`, target: 'busybox' });
   entries.push(file('lib64/ld-linux-x86-64.so.2', await readFile(loader), true));
@@ -173,10 +205,6 @@ function withoutSignature(content: Buffer): Buffer {
   const lengthAt = content.length - signatureMark.length - 4;
   const descriptionBytes = 12;
   return content.subarray(0, lengthAt + 4 - descriptionBytes - content.readUInt32BE(lengthAt));
-}
-
-function readOwn(name: string): Promise<Buffer> {
-  return readFile(join(dirname(fileURLToPath(import.meta.url)), name));
 }
 
 async function isThere(path: string): Promise<boolean> {

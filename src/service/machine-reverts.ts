@@ -42,8 +42,9 @@ import { once, remember } from './idempotency.ts';
 import type { CreateOptions } from './interface.ts';
 import { fitName } from './labels.ts';
 import { bringDown, bringUp } from './machine-power.ts';
-import { describeMachine, type MachinePoints, recordTaken, sweepMemory, takeMachine } from './machine-snapshots.ts';
+import { describeMachine, type MachinePoints, recordTaken, takeMachine } from './machine-snapshots.ts';
 import { assertRestorable, bringUpFromMemory } from './memory-restore.ts';
+import { sweepMemory } from './memory-save.ts';
 import { replayTask } from './replay.ts';
 import { assertRoom } from './room.ts';
 

@@ -3,11 +3,10 @@
  * helps. The same steps keep the state before a revert.
  */
 
-import { rm } from 'node:fs/promises';
 import type { Tx } from '../catalog/catalog.ts';
 import { findDriveRows, setBasedOn } from '../catalog/drives.ts';
 import { findMachineRow, insertMachineSnapshot, slotsOf, updateMachine } from '../catalog/machines.ts';
-import type { MachineRow, MemoryFileRow } from '../catalog/schema.ts';
+import type { MachineRow } from '../catalog/schema.ts';
 import {
   findSnapshot,
   finishSnapshot,
@@ -31,7 +30,7 @@ import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { checkLabels, compactTime, fitName } from './labels.ts';
-import { MemorySave, memoryPath, recordMemory, type SavedMemory } from './memory-save.ts';
+import { MemorySave, recordMemory, removeMemoryFiles, type SavedMemory, sweepMemory } from './memory-save.ts';
 import { toSnapshot } from './objects.ts';
 import { quiesce } from './quiesce.ts';
 import { replaySnapshot } from './replay.ts';
@@ -271,19 +270,6 @@ async function forgetAttempt(context: Context, plan: MachinePoints): Promise<voi
     .where('snapshot_id', '=', plan.snapshotId)
     .execute();
   await removeMemoryFiles(context, files);
-}
-
-async function removeMemoryFiles(context: Context, files: readonly Pick<MemoryFileRow, 'id'>[]): Promise<void> {
-  for (const { id } of files) {
-    await rm(memoryPath(context, id), { force: true });
-    await context.catalog.write((tx) => tx.deleteFrom('memory_files').where('id', '=', id).execute());
-  }
-}
-
-/** Unlinks the memory of snapshots that are gone. */
-export async function sweepMemory(context: Context): Promise<void> {
-  const dead = await context.catalog.db.selectFrom('memory_files').select('id').where('state', '=', 'dead').execute();
-  await removeMemoryFiles(context, dead);
 }
 
 /** The snapshot stands, and is what its machine descends from now. */

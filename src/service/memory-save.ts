@@ -7,6 +7,7 @@ import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import type { Tx } from '../catalog/catalog.ts';
 import { insertMemoryFile, keepMemoryFile } from '../catalog/machines.ts';
+import type { MemoryFileRow } from '../catalog/schema.ts';
 import { CalotypeError } from '../core/errors.ts';
 import type { SnapshotId } from '../core/ids.ts';
 import { nowUs } from '../core/time.ts';
@@ -249,4 +250,17 @@ async function whyFailed(running: MachineProcess): Promise<string> {
 
 export function recordMemory(tx: Tx, saved: SavedMemory): Promise<void> {
   return keepMemoryFile(tx, saved.id, saved);
+}
+
+export async function removeMemoryFiles(context: Context, files: readonly Pick<MemoryFileRow, 'id'>[]): Promise<void> {
+  for (const { id } of files) {
+    await rm(memoryPath(context, id), { force: true });
+    await context.catalog.write((tx) => tx.deleteFrom('memory_files').where('id', '=', id).execute());
+  }
+}
+
+/** Unlinks the memory of snapshots that are gone. */
+export async function sweepMemory(context: Context): Promise<void> {
+  const dead = await context.catalog.db.selectFrom('memory_files').select('id').where('state', '=', 'dead').execute();
+  await removeMemoryFiles(context, dead);
 }

@@ -1,0 +1,151 @@
+/** Machines with a real guest: drives that come and go, clones, reverts without memory, other machines, bad input. */
+import { readdir, truncate } from 'node:fs/promises';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import type { Snapshot } from '../src/core/model.ts';
+import { guestFilesOrNull } from '../src/guest/testing/guest-machine.ts';
+import { driveBytes, MachineRig } from './support/machine-rig.ts';
+
+const timeoutMs = 240_000;
+const hasGuest = (await guestFilesOrNull('/tmp')) !== null;
+const failure = (code: string) => expect.objectContaining({ code });
+const firstPart = (snapshot: Snapshot) => {
+  const [part] = snapshot.parts;
+  if (part === undefined) throw new Error('the snapshot has no part');
+  return part;
+};
+
+describe.skipIf(!hasGuest)('a machine', () => {
+  test(
+    'takes drives in and lets them go while it runs; what was attached later stays untouched by a revert',
+    async () => {
+      await using rig = await MachineRig.start();
+      const { machines, drives, snapshots } = rig.service;
+      const [a, b, c] = [await rig.createDrive('a'), await rig.createDrive('b'), await rig.createDrive('c')];
+      const id = await rig.createMachine('plug', ['count'], [a, b]);
+      await rig.boot(id);
+      await rig.line(id, /^drive vdb$/m);
+      await expect(machines.attach(rig.caller, id, { driveId: b })).rejects.toEqual(failure('drive_attached'));
+      await expect(machines.attach(rig.caller, id, { driveId: c, slot: 1 })).rejects.toEqual(failure('slot_taken'));
+      await expect(drives.delete(rig.caller, b, { snapshots: 'keep' })).rejects.toEqual(failure('drive_attached'));
+      await expect(drives.resize(rig.caller, b, 2 * driveBytes)).rejects.toEqual(failure('machine_running'));
+
+      const before = await rig.snapshot(id);
+      await rig.done(machines.attach(rig.caller, id, { driveId: c }));
+      await rig.line(id, /^drive vdc$/m);
+      await rig.done(machines.detach(rig.caller, id, b));
+      await rig.line(id, /^gone vdb$/m);
+      expect(await rig.machine(id)).toMatchObject({ drives: [{ slot: 0 }, { slot: 2, driveId: c }] });
+
+      const task = await rig.done(snapshots.revert(rig.caller, before.id));
+      expect(task.result).toMatchObject({ power: 'running', untouchedDriveIds: [c], attachedDriveIds: [b] });
+      expect((await rig.machine(id)).drives.map((slot) => slot.driveId)).toEqual([a, b, c]);
+      const safety = await snapshots.list(rig.caller, { machineId: id }, { by: 'number', order: 'desc' }, {});
+      expect(safety.items[0]).toMatchObject({ origin: 'safety', consistency: 'memory', machine: { power: 'running' } });
+
+      await rig.done(machines.stop(rig.caller, id, { mode: 'power' }));
+      await rig.done(machines.detach(rig.caller, id, b));
+      const other = await rig.createMachine('other', ['count'], [b]);
+      await expect(snapshots.revert(rig.caller, before.id)).rejects.toEqual(failure('drive_attached'));
+      await rig.done(machines.delete(rig.caller, other, { drives: 'keep' }));
+    },
+    timeoutMs,
+  );
+
+  test(
+    'stops by its power button; one that dies is noticed, and reported with its reason',
+    async () => {
+      await using rig = await MachineRig.start();
+      const { machines } = rig.service;
+      const id = await rig.createMachine('ends', ['count'], [await rig.createDrive('a')]);
+      await expect(machines.pause(rig.caller, id)).rejects.toEqual(failure('machine_off'));
+      await rig.boot(id);
+      const stopped = await rig.done(machines.stop(rig.caller, id, { mode: 'guest', timeoutSeconds: 60 }));
+      expect(stopped.result).toMatchObject({ power: 'off' });
+      expect(await rig.machine(id)).toMatchObject({ power: 'off', error: null, runtime: null });
+
+      await rig.boot(id);
+      await rig.ask(id, 'poweroff', /Power down/);
+      await expect.poll(async () => (await rig.machine(id)).power).toBe('off');
+      expect((await rig.machine(id)).error).toBeNull();
+
+      await rig.boot(id);
+      process.kill((await rig.machine(id)).runtime?.pid ?? 0, 'SIGKILL');
+      await expect.poll(async () => (await rig.machine(id)).power).toBe('off');
+      expect((await rig.machine(id)).error).toMatchObject({ code: 'machine_died' });
+      await rig.boot(id);
+      expect(await rig.machine(id)).toMatchObject({ power: 'running', error: null });
+    },
+    timeoutMs,
+  );
+
+  test(
+    'becomes another one: a clone that starts afresh, a clone that goes on, and a machine put onto its snapshot',
+    async () => {
+      await using rig = await MachineRig.start();
+      const { machines, snapshots } = rig.service;
+      const id = await rig.createMachine('source', ['count', 'disk'], [await rig.createDrive('a')]);
+      await rig.boot(id);
+      await rig.line(id, /^disk [1-9]/m);
+      const snapshot = await rig.snapshot(id, { memory: true });
+      const onDisk = await rig.numberAt(firstPart(snapshot).id, 0);
+      await rig.done(machines.stop(rig.caller, id, { mode: 'power' }));
+
+      const fresh = await snapshots.cloneMachine(rig.caller, snapshot.id, { name: 'fresh' });
+      await rig.done(fresh.task);
+      const made = await rig.machine(fresh.machine.id);
+      const source = await rig.machine(id);
+      expect(made).toMatchObject({ power: 'off', state: 'available', sourceId: snapshot.id, kind: source.kind });
+      expect(made.hardware.macAddress).not.toBe(source.hardware.macAddress);
+      expect(made.drives[0]?.driveId).not.toBe(source.drives[0]?.driveId);
+
+      const going = await snapshots.cloneMachine(rig.caller, snapshot.id, { name: 'going', memory: true });
+      await rig.done(going.task);
+      const said = await rig.line(going.machine.id, /^disk (\d+)$/m);
+      expect(Number(said[1])).toBeGreaterThanOrEqual(onDisk);
+      await rig.done(machines.stop(rig.caller, going.machine.id, { mode: 'power' }));
+
+      const small = await rig.createMachine('small', [], [await rig.createDrive('s', 'empty', driveBytes / 2)]);
+      const onto = (machineId: typeof small) => snapshots.revertMachine(rig.caller, snapshot.id, { machineId });
+      await expect(onto(small)).rejects.toEqual(failure('drive_too_small'));
+      const large = await rig.createMachine('large', [], [await rig.createDrive('l', 'empty', driveBytes * 2)]);
+      await rig.done(onto(large));
+      const taken = await rig.snapshot(large);
+      expect(await rig.numberAt(firstPart(taken).id, 0)).toBe(onDisk);
+
+      await expect(machines.delete(rig.caller, id, {})).rejects.toEqual(failure('machine_has_snapshots'));
+      await rig.done(machines.delete(rig.caller, id, { snapshots: 'delete', drives: 'delete' }));
+      await expect.poll(async () => (await readdir(join(rig.directory, 'memory'))).length).toBe(0);
+    },
+    timeoutMs,
+  );
+
+  test(
+    'is not harmed by what cannot be done',
+    async () => {
+      await using rig = await MachineRig.start();
+      const { machines, snapshots } = rig.service;
+      const drive = await rig.createDrive('a');
+      const id = await rig.createMachine('safe', ['count'], [drive]);
+      const off = snapshots.createOfMachine(rig.caller, { machineId: id, memory: true });
+      await expect(off).rejects.toEqual(failure('machine_off'));
+      await rig.boot(id);
+      const agent = snapshots.createOfMachine(rig.caller, { machineId: id, quiesce: 'require' });
+      await expect(rig.done(agent)).rejects.toEqual(failure('agent_unavailable'));
+      const all = snapshots.createOfMachine(rig.caller, { machineId: id, exclude: [drive] });
+      await expect(all).rejects.toEqual(failure('invalid_request'));
+
+      const snapshot = await rig.snapshot(id, { memory: true });
+      const [file = ''] = await readdir(join(rig.directory, 'memory'));
+      await truncate(join(rig.directory, 'memory', file), 100_000);
+      await expect(rig.done(snapshots.revert(rig.caller, snapshot.id))).rejects.toEqual(failure('memory_damaged'));
+      const from = (await rig.serial(id)).length;
+      await rig.line(id, /^count \d+$/m, from);
+      expect(await rig.machine(id)).toMatchObject({ power: 'running', basedOn: snapshot.id });
+      const boot = { from: 'kernel', kernel: '../catalog.db', initrd: null, append: '' } as const;
+      const outside = machines.create(rig.caller, { name: 'x', memoryBytes: 64 * 1024 * 1024, boot });
+      await expect(outside).rejects.toEqual(failure('boot_path_refused'));
+    },
+    timeoutMs,
+  );
+});
