@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
 import { PassThrough, Readable, Writable } from 'node:stream';
-import type { Drive, DriveSnapshot, Snapshot, Task } from '../src/cli/api-types.ts';
+import type { Drive, DriveSnapshot, Machine, MachineSnapshot, Snapshot, Task } from '../src/cli/api-types.ts';
 import { run } from '../src/cli/main.ts';
 
 export interface Recorded {
@@ -167,9 +167,59 @@ export function aDrive(more: Partial<Drive> = {}): Drive {
     sourceId: null,
     snapshotCount: 0,
     exported: false,
+    attachedTo: null,
     createdAt: '2031-04-09T16:20:05.004210Z',
     updatedAt: '2031-04-09T16:20:05.004210Z',
     version: 1,
+    ...more,
+  };
+}
+
+const hardware = { machineType: 'pc-q35-7.2', cpus: 1, memoryBytes: 256 * 2 ** 20, macAddress: '52:54:00:12:34:56' };
+
+export function aMachine(more: Partial<Machine> = {}): Machine {
+  return {
+    id: nextId(),
+    number: count,
+    projectId: nextId(),
+    name: 'web',
+    description: '',
+    kind: 'vm',
+    managed: true,
+    state: 'available',
+    power: 'off',
+    hardware,
+    boot: { from: 'drive' },
+    drives: [],
+    meta: {},
+    tags: [],
+    error: null,
+    basedOn: null,
+    sourceId: null,
+    snapshotCount: 0,
+    runtime: null,
+    createdAt: '2031-04-09T16:20:05.004210Z',
+    updatedAt: '2031-04-09T16:20:05.004210Z',
+    version: 1,
+    ...more,
+  };
+}
+
+/** The part of a snapshot that says what the machine was like. */
+export function ofMachine(machine: Machine, more: Partial<MachineSnapshot> = {}): MachineSnapshot {
+  return {
+    machineId: machine.id,
+    machineName: machine.name,
+    parentId: null,
+    current: false,
+    power: 'running',
+    hardware,
+    slots: machine.drives,
+    excluded: [],
+    reason: 'No quiescing was asked for.',
+    frozenMilliseconds: null,
+    pauseMilliseconds: null,
+    memory: null,
     ...more,
   };
 }
@@ -204,6 +254,7 @@ export function aSnapshot(parts: readonly DriveSnapshot[], more: Partial<Snapsho
     consistency: 'crash',
     complete: true,
     parts,
+    machine: null,
     sizeBytes: 2 ** 20,
     createdBy: null,
     createdAt: '2031-04-09T16:20:05.004210Z',
@@ -223,6 +274,7 @@ export function aTask(more: Partial<Task> = {}): Task {
     objectKind: 'drive',
     objectId: nextId(),
     driveIds: [],
+    machineId: null,
     progress: { done: 0, total: 0, unit: 'bytes', ratePerSecond: null, estimateSeconds: null },
     result: null,
     error: null,

@@ -52,6 +52,71 @@ export interface Drive extends Labelled {
   readonly sourceId: string | null;
   readonly snapshotCount: number;
   readonly exported: boolean;
+  readonly attachedTo: { readonly machineId: string; readonly slot: number } | null;
+}
+
+export interface MachineSlot {
+  readonly slot: number;
+  readonly driveId: string;
+}
+
+export interface MachineHardware {
+  /** As QEMU names it, with its version. */
+  readonly machineType: string;
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  readonly macAddress: string;
+}
+
+export interface Machine extends Labelled {
+  readonly kind: string;
+  /** The server runs its QEMU process. */
+  readonly managed: boolean;
+  readonly power: string;
+  readonly hardware: MachineHardware;
+  readonly boot: {
+    readonly from: 'drive' | 'kernel';
+    readonly kernel?: string;
+    readonly initrd?: string | null;
+    readonly append?: string;
+  };
+  readonly drives: readonly MachineSlot[];
+  /** The machine snapshot its present state descends from. */
+  readonly basedOn: string | null;
+  readonly sourceId: string | null;
+  readonly snapshotCount: number;
+  /** Null while it is off. */
+  readonly runtime: {
+    readonly pid: number;
+    readonly accelerator: string;
+    readonly qemuVersion: string;
+    readonly startedAt: string;
+    readonly uptimeSeconds: number;
+  } | null;
+}
+
+/** What a snapshot of a machine says beyond its parts. */
+export interface MachineSnapshot {
+  readonly machineId: string;
+  readonly machineName: string;
+  /** The machine snapshot it was taken after. */
+  readonly parentId: string | null;
+  readonly current: boolean;
+  /** What the machine did at that instant. */
+  readonly power: string;
+  readonly hardware: MachineHardware;
+  readonly slots: readonly MachineSlot[];
+  /** Ids of attached drives that were left out. */
+  readonly excluded: readonly string[];
+  /** Why the consistency is what it is. */
+  readonly reason: string;
+  readonly frozenMilliseconds: number | null;
+  readonly pauseMilliseconds: number | null;
+  readonly memory: {
+    readonly method: string;
+    readonly streamBytes: number | null;
+    readonly storedBytes: number | null;
+  } | null;
 }
 
 export interface DriveSnapshot {
@@ -71,6 +136,8 @@ export interface Snapshot extends Labelled {
   readonly consistency: string;
   readonly complete: boolean;
   readonly parts: readonly DriveSnapshot[];
+  /** Null for a snapshot of drives. */
+  readonly machine: MachineSnapshot | null;
   readonly sizeBytes: number | null;
   readonly createdBy: string | null;
 }
@@ -107,6 +174,7 @@ export interface Task {
   readonly objectKind: string | null;
   readonly objectId: string | null;
   readonly driveIds: readonly string[];
+  readonly machineId: string | null;
   readonly progress: TaskProgress;
   readonly result: Readonly<Record<string, unknown>> | null;
   readonly error: StoredError | null;
@@ -122,6 +190,7 @@ export interface Task {
 export interface Change {
   readonly task: Task;
   readonly drive?: Drive;
+  readonly machine?: Machine;
   readonly snapshot?: Snapshot;
 }
 

@@ -40,6 +40,11 @@ export class InterruptedError extends Error {
 /** In the words of this program; for other codes the server's own remedy is said. */
 const remedies: Readonly<Record<string, string>> = {
   drive_has_snapshots: 'Say what becomes of them: --snapshots keep, or --snapshots delete.',
+  drive_attached: 'Detach it first: calotype machine detach MACHINE DRIVE.',
+  machine_has_snapshots: 'Say what becomes of them: --snapshots keep, or --snapshots delete.',
+  guest_did_not_stop: 'Pull its plug: calotype machine stop MACHINE --mode power.',
+  agent_unavailable: 'Do without it: --quiesce prefer, or --quiesce never.',
+  memory_not_restorable: 'Leave the memory out: revert with --without-memory, clone without --memory.',
   drive_exported: 'See who has it open: calotype export list; end that: calotype export close EXPORT.',
   drive_busy: 'Wait for the task that holds it: calotype task wait TASK.',
   snapshot_incomplete: 'Revert each drive by itself: calotype drive revert DRIVE SNAPSHOT.',

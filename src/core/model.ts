@@ -52,6 +52,7 @@ export interface MachineRuntime {
   readonly pid: number;
   readonly accelerator: Accelerator;
   readonly qemuVersion: string;
+  readonly power: MachinePower;
   /** µs */
   readonly startedAt: number;
 }

@@ -35,7 +35,7 @@ export interface Server {
 
 /** What a test may put between. */
 export interface Seams {
-  /** Called at every durable step of the engine, by name; the crash campaign dies here. */
+  /** Called at every durable step of engine and machines, by name; the crash campaign dies here. */
   readonly onStep?: (name: string) => void;
 }
 
@@ -78,6 +78,7 @@ export async function assemble(config: Config, version: string, logger: Logger, 
         maxDriveBytes: config.maxDriveBytes,
         gateway: await openGateways(catalog, config.data),
         observer: metrics.observer,
+        ...seams,
       },
       logger,
     });

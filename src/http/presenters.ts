@@ -69,7 +69,9 @@ export function presentMachine(machine: Machine): MachineBody {
       runtime === null
         ? null
         : {
-            ...runtime,
+            pid: runtime.pid,
+            accelerator: runtime.accelerator,
+            qemuVersion: runtime.qemuVersion,
             startedAt: isoFromUs(runtime.startedAt),
             uptimeSeconds: Math.max(0, Math.floor((nowUs() - runtime.startedAt) / 1e6)),
           },

@@ -2,18 +2,17 @@
  * A guest's memory in a file: QEMU's migration stream, compressed with zstd, whose frame carries a checksum. QEMU leaves
  * out pages of zeros by itself. A file is whole and durable, or it is removed.
  */
-import { createReadStream, createWriteStream } from 'node:fs';
-import { open, rm } from 'node:fs/promises';
-import { connect, createServer, type Server, type Socket } from 'node:net';
-import { dirname } from 'node:path';
-import { Transform } from 'node:stream';
+import { type ChildProcessByStdio, spawn } from 'node:child_process';
+import { createReadStream } from 'node:fs';
+import { rm } from 'node:fs/promises';
+import { connect } from 'node:net';
+import { extname } from 'node:path';
+import { type Readable, Transform, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { constants, crc32, createZstdCompress, createZstdDecompress } from 'node:zlib';
+import { fileURLToPath } from 'node:url';
+import { crc32, createZstdDecompress } from 'node:zlib';
 import { CalotypeError } from '../core/errors.ts';
-import { asSpaceError } from '../core/space-error.ts';
 
-/** Fast enough not to be what a save waits for, and a quarter of the size on guests that do something. */
-const compressionLevel = 1;
 const pieceBytes = 1024 * 1024;
 
 export interface StoredMemory {
@@ -24,100 +23,102 @@ export interface StoredMemory {
   readonly checksum: number;
 }
 
-/** Passes bytes on, and counts and sums them. */
+/** Passes bytes on, and sums them. */
 class Meter extends Transform {
-  bytes = 0;
   checksum = 0;
-  readonly #onBytes: ((bytes: number) => void) | undefined;
 
-  constructor(onBytes?: (bytes: number) => void) {
+  constructor() {
     super({ highWaterMark: pieceBytes });
-    this.#onBytes = onBytes;
   }
 
   override _transform(piece: Buffer, _encoding: string, done: () => void): void {
-    this.bytes += piece.length;
     this.checksum = crc32(piece, this.checksum);
-    this.#onBytes?.(this.bytes);
     this.push(piece);
     done();
   }
 }
 
-/** Receives one migration stream on a socket of its own and writes it to a new file. */
+/** Receives one migration stream and writes it to a new file, through a process of its own (memory-writer-process.ts). */
 export class MemoryWriter {
   readonly socketPath: string;
-  readonly #path: string;
-  readonly #server: Server;
+  readonly #child: ChildProcessByStdio<Writable, Readable, null>;
   readonly #done: Promise<StoredMemory>;
-  #socket: Socket | undefined;
-  #stopped = false;
 
-  private constructor(path: string, socketPath: string, server: Server, onBytes?: (bytes: number) => void) {
-    this.#path = path;
+  private constructor(child: ChildProcessByStdio<Writable, Readable, null>, socketPath: string, told: Told) {
+    this.#child = child;
     this.socketPath = socketPath;
-    this.#server = server;
-    this.#done = this.#receive(onBytes);
+    this.#done = told.done;
     // Whoever waits hears of a failure; nobody has to wait.
     this.#done.catch(() => undefined);
   }
 
+  /** @throws machine_failed */
   static async open(
     path: string,
     socketPath: string,
     options: { onBytes?: (bytes: number) => void } = {},
   ): Promise<MemoryWriter> {
     await rm(socketPath, { force: true });
-    const server = createServer({ pauseOnConnect: true });
-    await new Promise<void>((resolve, reject) => {
-      server.once('error', reject);
-      server.listen(socketPath, resolve);
+    const script = fileURLToPath(new URL(`memory-writer-process${extname(import.meta.url)}`, import.meta.url));
+    const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', script, socketPath, path], {
+      detached: true,
+      stdio: ['pipe', 'pipe', 'ignore'],
     });
-    return new MemoryWriter(path, socketPath, server, options.onBytes);
+    child.stdin.on('error', () => undefined);
+    const told = listenTo(child, options.onBytes ?? (() => undefined));
+    const writer = new MemoryWriter(child, socketPath, told);
+    await told.ready;
+    return writer;
   }
 
-  async #receive(onBytes?: (bytes: number) => void): Promise<StoredMemory> {
-    const socket = await new Promise<Socket>((resolve, reject) => {
-      this.#server.once('connection', resolve);
-      this.#server.once('close', () => reject(new CalotypeError('cancelled')));
-    });
-    this.#socket = socket;
-    this.#server.close();
-    const raw = new Meter(onBytes);
-    const stored = new Meter();
-    const compress = createZstdCompress({
-      chunkSize: pieceBytes,
-      params: {
-        [constants.ZSTD_c_compressionLevel]: compressionLevel,
-        [constants.ZSTD_c_checksumFlag]: 1,
-      },
-    });
-    try {
-      const file = createWriteStream(this.#path, { flags: 'wx', mode: 0o600, flush: true });
-      await pipeline(socket, raw, compress, stored, file);
-      if (this.#stopped) throw new CalotypeError('cancelled');
-      await syncDirectory(dirname(this.#path));
-    } catch (error) {
-      await rm(this.#path, { force: true });
-      throw asSpaceError(error);
-    }
-    return { streamBytes: raw.bytes, storedBytes: stored.bytes, checksum: stored.checksum };
-  }
-
-  /** Resolves once QEMU has sent all of it and it is durable. @throws space_exhausted, cancelled */
+  /** Resolves once QEMU has sent all of it and it is durable. @throws space_exhausted, cancelled, machine_failed */
   finished(): Promise<StoredMemory> {
     return this.#done;
   }
 
-  /** Gives up; nothing stays. */
+  /** Gives up: nothing stays. What QEMU still sends is read and thrown away. */
   async abort(): Promise<void> {
-    this.#stopped = true;
-    this.#server.close();
-    this.#socket?.destroy();
+    this.#child.stdin.write('discard\n');
     await this.#done.catch(() => undefined);
-    await rm(this.#path, { force: true });
     await rm(this.socketPath, { force: true });
   }
+}
+
+interface Told {
+  readonly ready: Promise<void>;
+  readonly done: Promise<StoredMemory>;
+}
+
+function listenTo(child: ChildProcessByStdio<Writable, Readable, null>, onBytes: (bytes: number) => void): Told {
+  const ready = Promise.withResolvers<void>();
+  const done = Promise.withResolvers<StoredMemory>();
+  let rest = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => {
+    const lines = (rest + text).split('\n');
+    rest = lines.pop() ?? '';
+    for (const line of lines) {
+      const message: { ready?: true; bytes?: number; done?: StoredMemory; failed?: string } = JSON.parse(line);
+      if (message.ready) ready.resolve();
+      else if (message.bytes !== undefined) onBytes(message.bytes);
+      else if (message.done !== undefined) done.resolve(message.done);
+      else if (message.failed !== undefined) done.reject(failureOf(message.failed));
+    }
+  });
+  const end = (): void => {
+    const error = new CalotypeError('machine_failed', 'What was to store the memory ended.');
+    ready.reject(error);
+    done.reject(error);
+  };
+  child.once('error', end);
+  child.once('close', end);
+  ready.promise.catch(() => undefined);
+  return { ready: ready.promise, done: done.promise };
+}
+
+function failureOf(code: string): CalotypeError {
+  if (code === 'ABORT_ERR') return new CalotypeError('cancelled');
+  if (code === 'ENOSPC' || code === 'EDQUOT') return new CalotypeError('space_exhausted');
+  return new CalotypeError('machine_failed', `The memory could not be stored: ${code}.`);
 }
 
 /**
@@ -163,13 +164,4 @@ export async function verifyMemory(path: string, expected: { checksum: number })
     throw new CalotypeError('memory_damaged', 'The stored memory of the snapshot cannot be read.', {}, { cause });
   }
   if (checksum !== expected.checksum) throw new CalotypeError('memory_damaged');
-}
-
-async function syncDirectory(path: string): Promise<void> {
-  const handle = await open(path, 'r');
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
 }

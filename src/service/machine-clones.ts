@@ -145,6 +145,7 @@ export function registerMachineClones(context: Context): void {
           await moveDrive(tx, { id: drive.driveId, from: 'creating', to: 'available', error: null, at: nowUs() });
         });
       }
+      context.config.onStep?.('machine.cloned');
       const { power } = snapshot.machine;
       const running =
         kept === undefined

@@ -20,6 +20,9 @@ import {
 import { type MachineTypes, readMachineTypes } from '../qemu/machine-types.ts';
 import type { Logger } from './context.ts';
 
+/** Shorter pauses, such as for a snapshot, are not worth a record. */
+const settleMs = 250;
+
 export interface Launch {
   readonly drives: readonly MachineDrive[];
   readonly kernel: MachineProcessSpec['kernel'];
@@ -111,6 +114,25 @@ export class MachineProcesses {
   #keep(row: MachineRow, running: MachineProcess): void {
     this.#live.set(row.id, running);
     running.once('end', (end) => void this.#onEnd(row.id, running, end));
+    let timer: NodeJS.Timeout | undefined;
+    running.on('power', () => {
+      clearTimeout(timer);
+      timer = setTimeout(() => void this.#notePower(row.id, running), settleMs).unref();
+    });
+  }
+
+  /** What a guest came to do without a task's saying so, such as standing still for a full disk. */
+  async #notePower(id: MachineId, running: MachineProcess): Promise<void> {
+    try {
+      if (this.#closed || running.ended || this.#live.get(id) !== running) return;
+      await this.#catalog.write(async (tx) => {
+        const row = await findMachineRow(tx, id);
+        if (row === undefined || running.ended || row.power === running.power) return;
+        await setPower(tx, id, { power: running.power });
+      });
+    } catch (error) {
+      this.#logger.warn({ err: error, machineId: id }, 'what a machine does could not be recorded');
+    }
   }
 
   async #onEnd(id: MachineId, ended: MachineProcess, end: MachineEnd): Promise<void> {
@@ -170,8 +192,8 @@ export class MachineProcesses {
   runtimeOf(row: MachineRow): MachineRuntime | null {
     const running = this.#live.get(row.id);
     if (running === undefined) return null;
-    const { pid, qemuVersion, accelerator } = running;
-    return { pid, accelerator, qemuVersion, startedAt: row.started_at ?? nowUs() };
+    const { pid, qemuVersion, accelerator, power } = running;
+    return { pid, accelerator, qemuVersion, power, startedAt: row.started_at ?? nowUs() };
   }
 
   /** Lets go of all of them; they run on. */

@@ -278,6 +278,10 @@ class Revert {
     this.#input = input;
   }
 
+  #step(name: string): void {
+    this.#context.config.onStep?.(name);
+  }
+
   async run(): Promise<undefined> {
     const { catalog, machines } = this.#context;
     const machine = await findMachineRow(catalog.db, this.#input.machineId);
@@ -296,12 +300,16 @@ class Revert {
     }
     const before = this.#input.before ?? 'off';
     await this.#keepStateBefore(machine, before);
+    this.#step('machine.kept');
     await bringDown(this.#context, machine);
+    this.#step('machine.down');
     await this.#revertDrives(machine);
+    this.#step('machine.reverted');
     const power = memory === undefined ? before : (snapshot.machine?.power ?? before);
     let running: Awaited<ReturnType<typeof bringUp>> | undefined;
     if (memory !== undefined) running = await bringUpFromMemory(this.#context, machine, memory);
     else if (power !== 'off') running = await bringUp(this.#context, machine);
+    this.#step('machine.up');
     // A guest without its memory starts, even if it was paused: there is nothing to be paused in.
     const goesOn = !this.#input.paused && (power === 'running' || memory === undefined);
     if (running !== undefined && goesOn) await running.qmp.execute('cont');
@@ -326,6 +334,7 @@ class Revert {
       excluded: slots.map((slot) => slot.driveId).filter((driveId) => !covered.has(driveId)),
       memory: true,
       quiesce: 'never',
+      before,
     };
     await takeMachine(this.#context, this.#task, plan, { stayStill: true }, async (tx, taken) => {
       await this.#insertSafety(

@@ -30,7 +30,14 @@ import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { checkLabels, compactTime, fitName } from './labels.ts';
-import { MemorySave, recordMemory, removeMemoryFiles, type SavedMemory, sweepMemory } from './memory-save.ts';
+import {
+  endInterrupted,
+  MemorySave,
+  recordMemory,
+  removeMemoryFiles,
+  type SavedMemory,
+  sweepMemory,
+} from './memory-save.ts';
 import { toSnapshot } from './objects.ts';
 import { quiesce } from './quiesce.ts';
 import { replaySnapshot } from './replay.ts';
@@ -54,6 +61,8 @@ export interface MachinePoints {
   readonly excluded: readonly DriveId[];
   readonly memory: boolean;
   readonly quiesce: QuiesceMode;
+  /** What the machine did when its memory began to be taken; null before. */
+  readonly before: MachinePower | null;
 }
 
 export function createMachineSnapshot(
@@ -147,6 +156,7 @@ export function createMachineSnapshot(
         excluded,
         memory,
         quiesce: input.quiesce ?? 'prefer',
+        before: null,
       };
       const added = await add({
         kind: 'machine.snapshot',
@@ -216,9 +226,13 @@ export async function takeMachine(
     }
     return;
   }
+  const before = plan.before ?? power;
+  if (plan.before === null) await context.runner.keepInput(task, { ...plan, before });
+  else await endInterrupted(running, { goOn: before === 'running' });
   const { memoryBytes }: MachineHardware = JSON.parse(machine.hardware_json);
   const save = await MemorySave.prepare(context, running, plan.snapshotId, {
     stayStill: options.stayStill,
+    wasRunning: before === 'running',
     control: task,
     memoryBytes,
   });
@@ -227,7 +241,7 @@ export async function takeMachine(
     const saved = await save.finish(task.signal);
     await catalog.write(async (tx) => {
       await recordMemory(tx, saved);
-      await commit(tx, { power, ...describeMemory(saved), frozenUs: null, pauseUs: saved.pauseUs });
+      await commit(tx, { power: before, ...describeMemory(saved), frozenUs: null, pauseUs: saved.pauseUs });
     });
   } catch (error) {
     await save.abort(context);

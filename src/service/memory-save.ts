@@ -5,6 +5,7 @@
  */
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { Tx } from '../catalog/catalog.ts';
 import { insertMemoryFile, keepMemoryFile } from '../catalog/machines.ts';
 import type { MemoryFileRow } from '../catalog/schema.ts';
@@ -21,6 +22,7 @@ type Method = 'background' | 'stopped';
 
 /** As good as no limit, bytes/s. */
 const bandwidth = 64 * 1024 ** 3;
+const lookAgainMs = 5;
 
 export function memoryDirectory(context: Pick<Context, 'config'>): string {
   return join(context.config.dataDirectory, 'memory');
@@ -74,6 +76,7 @@ export interface SavedMemory extends StoredMemory {
 }
 
 export class MemorySave implements Stillness {
+  readonly #step: (name: string) => void;
   readonly #running: MachineProcess;
   readonly #id: number;
   readonly #path: string;
@@ -88,6 +91,7 @@ export class MemorySave implements Stillness {
   #pauseUs: number | null = null;
 
   private constructor(parts: {
+    step: (name: string) => void;
     running: MachineProcess;
     id: number;
     path: string;
@@ -95,7 +99,9 @@ export class MemorySave implements Stillness {
     writer: MemoryWriter;
     method: Method;
     stayStill: boolean;
+    wasRunning: boolean;
   }) {
+    this.#step = parts.step;
     this.#running = parts.running;
     this.#id = parts.id;
     this.#path = parts.path;
@@ -103,7 +109,7 @@ export class MemorySave implements Stillness {
     this.#writer = parts.writer;
     this.#method = parts.method;
     this.#stayStill = parts.stayStill;
-    this.#wasRunning = parts.running.power === 'running';
+    this.#wasRunning = parts.wasRunning;
   }
 
   /** Everything that can be done while the guest still runs. `stayStill`: it is not to run on afterwards. */
@@ -111,13 +117,13 @@ export class MemorySave implements Stillness {
     context: Context,
     running: MachineProcess,
     snapshotId: SnapshotId,
-    options: { stayStill: boolean; control: WorkControl; memoryBytes: number },
+    options: { stayStill: boolean; wasRunning: boolean; control: WorkControl; memoryBytes: number },
   ): Promise<MemorySave> {
-    const { stayStill, control, memoryBytes } = options;
+    const { stayStill, wasRunning, control, memoryBytes } = options;
     const { qmp } = running;
     await mkdir(memoryDirectory(context), { recursive: true, mode: 0o700 });
     // A background save always sets the guest going again.
-    const wanted = !stayStill && running.power === 'running';
+    const wanted = !stayStill && wasRunning;
     const method: Method = wanted && (await takesBackground(running, true)) ? 'background' : 'stopped';
     if (method === 'stopped') await takesBackground(running, false);
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': bandwidth });
@@ -135,12 +141,23 @@ export class MemorySave implements Stillness {
       MemoryWriter.open(path, join(running.directory, 'memory.sock'), {
         onBytes: (bytes) => control.progress(bytes, Math.max(bytes, memoryBytes)),
       });
-    return new MemorySave({ running, id, path, openWriter, writer: await openWriter(), method, stayStill });
+    return new MemorySave({
+      step: (name) => context.config.onStep?.(name),
+      running,
+      id,
+      path,
+      openWriter,
+      writer: await openWriter(),
+      method,
+      stayStill,
+      wasRunning,
+    });
   }
 
   async hold(): Promise<void> {
     this.#stoppedAt = performance.now();
-    if (this.#wasRunning) await this.#running.qmp.execute('stop');
+    if (this.#running.power === 'running') await this.#running.qmp.execute('stop');
+    this.#step('machine.held');
   }
 
   async release(taken: boolean): Promise<void> {
@@ -151,6 +168,7 @@ export class MemorySave implements Stillness {
     if (this.#method === 'background') {
       if (await this.#migrate()) {
         this.#notePause();
+        this.#step('machine.released');
         return;
       }
       // Refused for this guest: its drives are taken, and it still stands still.
@@ -160,6 +178,7 @@ export class MemorySave implements Stillness {
       this.#writer = await this.#openWriter();
     }
     await this.#migrate();
+    this.#step('machine.released');
   }
 
   /** @returns whether it began: for a background save, whether the guest runs on */
@@ -180,23 +199,19 @@ export class MemorySave implements Stillness {
   async finish(signal: AbortSignal): Promise<SavedMemory> {
     const migration = this.#migration;
     if (migration === undefined) throw new CalotypeError('internal', 'No memory is being saved.');
-    const cancel = (): void => {
-      this.#running.qmp.execute('migrate_cancel').catch(() => undefined);
-    };
+    // The stream of a background save must not break (memory-writer-process.ts): what comes is thrown away.
+    const cancel = (): void => void this.#writer.abort();
+    if (signal.aborted) cancel();
     signal.addEventListener('abort', cancel, { once: true });
     try {
-      // A file that cannot be written ends the stream, and that the migration; its own reason comes first.
-      const failedFile = this.#writer.finished().then(
-        () => new Promise<never>(() => undefined),
-        (error: unknown) => Promise.reject(error),
-      );
-      const how = await Promise.race([migration.ended, failedFile]);
+      const how = await migration.ended;
       if (signal.aborted) throw new CalotypeError('cancelled');
       if (how === 'failed') {
         throw new CalotypeError('machine_failed', `QEMU could not save the memory: ${await whyFailed(this.#running)}`);
       }
       if (!this.#stayStill) await this.#goOn();
       const stored = await this.#writer.finished();
+      this.#step('memory.saved');
       return { id: this.#id, method: this.#method, pauseUs: this.#pauseUs, ...stored };
     } finally {
       signal.removeEventListener('abort', cancel);
@@ -217,13 +232,33 @@ export class MemorySave implements Stillness {
 
   /** Gives up: the guest runs as before, and nothing stays of the file. */
   async abort(context: Context): Promise<void> {
-    this.#migration?.stop();
-    if (!this.#running.ended) await this.#running.qmp.execute('migrate_cancel').catch(() => undefined);
+    if (!this.#running.ended && this.#method === 'stopped') {
+      await this.#running.qmp.execute('migrate_cancel').catch(() => undefined);
+    }
     await this.#writer.abort();
+    this.#migration?.stop();
     if (!this.#stayStill) await this.#goOn();
     await rm(this.#path, { force: true });
     await context.catalog.write((tx) => tx.deleteFrom('memory_files').where('id', '=', this.#id).execute());
   }
+}
+
+/**
+ * Waits for the end of a save whose server died; its writer reads on, for nothing. The guest then does what it did before,
+ * if it may.
+ */
+export async function endInterrupted(running: MachineProcess, options: { goOn: boolean }): Promise<void> {
+  if ((await running.status()) !== 'running') await running.qmp.execute('migrate_cancel');
+  for (;;) {
+    const { status } = await running.qmp.execute<{ status?: string }>('query-migrate');
+    if (!['setup', 'active', 'cancelling', 'device', 'pre-switchover'].includes(status ?? 'none')) break;
+    await delay(lookAgainMs);
+  }
+  // QEMU saves a guest that stood still for one save a second time only after it ran again.
+  const goOn = options.goOn || (await running.status()) === 'postmigrate';
+  await running.refresh();
+  if (goOn && running.power !== 'running') await running.qmp.execute('cont');
+  if (goOn && !options.goOn) await running.qmp.execute('stop');
 }
 
 /** Switches background saves on or off. @returns whether QEMU agreed; not every host and kernel can */

@@ -123,7 +123,7 @@ export function toMachine(row: MachineRecord, runtime: MachineRuntime | null): M
     kind: row.kind,
     managed: row.managed === 1,
     state: row.state,
-    power: row.power,
+    power: runtime?.power ?? row.power,
     hardware: JSON.parse(row.hardware_json),
     boot: JSON.parse(row.boot_json),
     drives: row.slots,

@@ -33,6 +33,7 @@ export function register(noun: Command, ctx: Context): void {
 }
 
 const paths: Readonly<Record<string, { readonly path: string; readonly isPaged: boolean }>> = {
+  machine: { path: '/machines', isPaged: true },
   drive: { path: '/drives', isPaged: true },
   snapshot: { path: '/snapshots', isPaged: true },
   task: { path: '/tasks', isPaged: true },

@@ -1,6 +1,6 @@
 /** `calotype drive …`: volumes. What moves whole images is in drive-transfer.ts. */
 import type { Command } from 'commander';
-import type { Changes, Drive, DriveUsage } from '../api-types.ts';
+import type { Changes, Drive, DriveUsage, Machine } from '../api-types.ts';
 import type { Context } from '../context.ts';
 import { resolveDrive, resolveFrom, resolvePartOfDrive } from '../resolve.ts';
 import { formatAge } from '../sizes.ts';
@@ -22,6 +22,7 @@ import {
   formatMeta,
   freedRemark,
   idColumn,
+  ifVisible,
   type LabelOptions,
   type ListOptions,
   labelsBody,
@@ -70,9 +71,7 @@ export function register(noun: Command, ctx: Context): void {
     .description('show one drive')
     .argument('<drive>', 'name, id or beginning of an id')
     .action(async (text: string) => {
-      const drive = await resolveDrive(ctx, text);
-      if (ctx.json) await ctx.printJson(drive);
-      else await ctx.printFields(fieldsOf(ctx, drive));
+      await show(ctx, await resolveDrive(ctx, text));
     });
 
   addVersionOption(
@@ -86,8 +85,7 @@ export function register(noun: Command, ctx: Context): void {
     async (text: string, pairs: readonly string[], options: SetOptions) => {
       const before = await resolveDrive(ctx, text);
       const drive = await setLabels<Drive>(ctx, `/drives/${before.id}`, before, pairs, options);
-      if (ctx.json) await ctx.printJson(drive);
-      else await ctx.printFields(fieldsOf(ctx, drive));
+      await show(ctx, drive);
     },
   );
 
@@ -233,13 +231,20 @@ function listColumns(ctx: Context): readonly Column<Drive>[] {
     { title: 'STATE', value: (drive) => drive.state, format: (drive) => stateFormat(drive.state) },
     { title: 'SNAPSHOTS', align: 'right', value: (drive) => String(drive.snapshotCount) },
     { title: 'EXPORTED', value: (drive) => (drive.exported ? 'yes' : '') },
+    {
+      title: 'MACHINE:SLOT',
+      value: ({ attachedTo }) => (attachedTo === null ? '' : `${attachedTo.machineId.slice(0, 8)}:${attachedTo.slot}`),
+    },
     ageColumn(ctx),
     { title: 'TAGS', value: (drive) => drive.tags.join(','), flexible: true },
   ];
 }
 
-export function fieldsOf(ctx: Context, drive: Drive): readonly (readonly [string, string | null])[] {
-  return [
+async function show(ctx: Context, drive: Drive): Promise<void> {
+  if (ctx.json) return ctx.printJson(drive);
+  const { attachedTo } = drive;
+  const machine = attachedTo === null ? null : await ifVisible<Machine>(ctx, `/machines/${attachedTo.machineId}`);
+  await ctx.printFields([
     ['name', drive.name],
     ['id', drive.id],
     ['number', String(drive.number)],
@@ -248,6 +253,7 @@ export function fieldsOf(ctx: Context, drive: Drive): readonly (readonly [string
     ['size', ctx.size(drive.sizeBytes)],
     ['snapshots', String(drive.snapshotCount)],
     ['exported', drive.exported ? 'yes' : 'no'],
+    ['attached to', attachedTo === null ? null : `${machine?.name ?? attachedTo.machineId}, slot ${attachedTo.slot}`],
     ['based on', drive.basedOn],
     ['cloned from', drive.sourceId],
     ['description', drive.description === '' ? null : drive.description],
@@ -257,5 +263,5 @@ export function fieldsOf(ctx: Context, drive: Drive): readonly (readonly [string
     ['created', `${drive.createdAt} (${formatAge(drive.createdAt, ctx.io.now())} ago)`],
     ['updated', drive.updatedAt],
     ['version', String(drive.version)],
-  ];
+  ]);
 }

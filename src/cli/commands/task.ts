@@ -105,6 +105,7 @@ async function show(ctx: Context, task: Task): Promise<void> {
     ['state', task.state],
     ['error', formatError(task.error)],
     ['object', task.objectKind === null ? null : `${task.objectKind} ${task.objectId ?? ''}`],
+    ['machine', task.machineId],
     ['drives', task.driveIds.length === 0 ? null : task.driveIds.join(', ')],
     [
       'progress',
