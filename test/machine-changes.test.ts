@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { describe, expect, test } from 'vitest';
 import type { Snapshot } from '../src/core/model.ts';
 import { guestFilesOrNull } from '../src/guest/testing/guest-machine.ts';
+import { daemonPidOf } from './campaign/arm.ts';
 import { driveBytes, MachineRig } from './support/machine-rig.ts';
 
 const timeoutMs = 240_000;
@@ -75,6 +76,12 @@ describe.skipIf(!hasGuest)('a machine', () => {
       expect((await rig.machine(id)).error).toMatchObject({ code: 'machine_died' });
       await rig.boot(id);
       expect(await rig.machine(id)).toMatchObject({ power: 'running', error: null });
+
+      // Its drive is gone from under it: to go on would be to lose what it believes is written.
+      process.kill(daemonPidOf(rig.directory), 'SIGKILL');
+      await expect.poll(async () => (await rig.machine(id)).power).toBe('off');
+      expect((await rig.machine(id)).error).toMatchObject({ message: expect.stringMatching(/storage daemon died/) });
+      await rig.boot(id);
     },
     timeoutMs,
   );

@@ -139,7 +139,8 @@ create table machine_drives (
 
 create table machine_snapshots (
   snapshot_id text primary key references snapshots(id), machine_id text not null, machine_name text not null,
-  parent_id text, power text not null, hardware_json text not null, slots_json text not null,
+  parent_id text, power text not null, kind text not null, boot_json text not null, hardware_json text not null,
+  slots_json text not null,
   excluded_json text not null, reason text not null, frozen_us {{bigint}}, pause_us {{bigint}});
 create index machine_snapshots_by_machine on machine_snapshots (machine_id, snapshot_id);
 create index machine_snapshots_by_parent on machine_snapshots (parent_id);

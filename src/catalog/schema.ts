@@ -135,6 +135,8 @@ export interface MachineSnapshotsTable {
   machine_name: string;
   parent_id: SnapshotId | null;
   power: MachinePower;
+  kind: MachineKind;
+  boot_json: string;
   hardware_json: string;
   slots_json: string;
   excluded_json: string;

@@ -89,6 +89,12 @@ export interface Engine {
   /** Detaches. Processes that serve exports stay; `stopProcesses` ends them too (exports are then re-created by `open`). */
   close(options?: { stopProcesses?: boolean }): Promise<void>;
 
+  /**
+   * Calls back whenever what serves exports had to be started anew, at once if `open` had to: writes that clients had not
+   * flushed may be lost, and only a client that starts afresh can bear that.
+   */
+  onServedAnew(listener: () => void): void;
+
   /** Resolves once the engine can take commands; used by readiness. @throws engine_unavailable */
   ping(): Promise<void>;
 

@@ -25,6 +25,8 @@ export interface Grant {
   readonly createdAt: number;
 }
 
+const grantedKinds: readonly GrantedKind[] = ['machine', 'drive', 'snapshot'];
+
 export interface NewGrant {
   /** Id, name or e-mail address of a member of the project. */
   readonly user: string;
@@ -47,8 +49,10 @@ export class Grants {
   async create(caller: Caller, input: NewGrant): Promise<Grant> {
     assertProjectAdmin(caller, caller.projectId);
     checkAccess(input.access);
-    if (input.objectKind !== 'drive' && input.objectKind !== 'snapshot') {
-      throw new CalotypeError('invalid_request', 'A grant is on a drive or a snapshot.', { field: 'objectKind' });
+    if (!grantedKinds.includes(input.objectKind)) {
+      throw new CalotypeError('invalid_request', 'A grant is on a machine, a drive or a snapshot.', {
+        field: 'objectKind',
+      });
     }
     const row = await this.#catalog.write(async (tx) => {
       const userId = await findMember(tx, caller, input.user);

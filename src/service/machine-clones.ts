@@ -85,18 +85,13 @@ export function cloneMachine(
         slots.push({ slot, driveId });
       }
       const taken: MachineHardware = JSON.parse(machine.hardware_json);
-      const source = await tx
-        .selectFrom('machines')
-        .select(['kind', 'boot_json'])
-        .where('id', '=', machine.machine_id)
-        .executeTakeFirst();
-      const boot: MachineBoot = source === undefined ? { from: 'drive' } : JSON.parse(source.boot_json);
+      const boot: MachineBoot = JSON.parse(machine.boot_json);
       const made = await insertMachine(tx, {
         id: machineId,
         projectId: caller.projectId,
         name,
         ...labels,
-        kind: source?.kind ?? 'vm',
+        kind: machine.kind,
         managed: true,
         hardware: { ...taken, macAddress: newMacAddress() },
         boot,

@@ -2,6 +2,7 @@
  * Deletes machines, with their drives and snapshots or without. What is to go with the machine becomes tasks of its own,
  * written in the commit that takes the machine away.
  */
+import { rm } from 'node:fs/promises';
 import { sql } from 'kysely';
 import type { Tx } from '../catalog/catalog.ts';
 import { forgetMachine, slotsOf, snapshotsOfMachine, updateMachine } from '../catalog/machines.ts';
@@ -101,6 +102,7 @@ export function registerMachineDelete(context: Context): void {
         },
         { mayUseReserve: true },
       );
+      await rm(context.machines.directoryOf(machine), { recursive: true, force: true });
       return begun;
     },
     async abandon(tx, task, _input, error) {

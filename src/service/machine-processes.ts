@@ -172,6 +172,24 @@ export class MachineProcesses {
     }
   }
 
+  /**
+   * What served the drives died: a guest that went on could lose what it was told is written, without knowing. Its machine
+   * ends as by a power failure.
+   */
+  async loseDrives(): Promise<void> {
+    const rows = await this.#catalog.db
+      .selectFrom('machines')
+      .selectAll()
+      .where('id', 'in', (eb) => eb.selectFrom('machine_drives').select('machine_id'))
+      .execute();
+    const lastWords = 'The storage daemon died; what the guest had not flushed is lost, as in a power failure.';
+    for (const row of rows) {
+      if (!this.#live.has(row.id)) continue;
+      await this.end(row.id);
+      await this.#ended(row, { expected: false, lastWords });
+    }
+  }
+
   /** Ends the process on purpose, and waits until it is gone. Idempotent. */
   async end(id: MachineId): Promise<void> {
     const running = this.#live.get(id);

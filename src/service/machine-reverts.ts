@@ -43,7 +43,7 @@ import type { CreateOptions } from './interface.ts';
 import { fitName } from './labels.ts';
 import { bringDown, bringUp } from './machine-power.ts';
 import { describeMachine, type MachinePoints, recordTaken, takeMachine } from './machine-snapshots.ts';
-import { assertRestorable, bringUpFromMemory } from './memory-restore.ts';
+import { assertRestorable, assertSameHardware, bringUpFromMemory } from './memory-restore.ts';
 import { sweepMemory } from './memory-save.ts';
 import { replayTask } from './replay.ts';
 import { assertRoom } from './room.ts';
@@ -111,6 +111,9 @@ export function revertMachine(
         assertDriveReady(context, drive);
       }
       assertRoom(space);
+      const withMemory = own && (input.memory ?? true) && snapshot.machine?.memory?.state === 'kept';
+      if (withMemory)
+        assertSameHardware(JSON.parse(snapshot.machine?.hardware_json ?? '{}'), JSON.parse(machine.hardware_json));
       const keepSafety = input.keepSafety ?? true;
       const targets = plan.targets.map((target) => ({
         ...target,
@@ -122,7 +125,7 @@ export function revertMachine(
         targets,
         attach: plan.attach,
         untouched: plan.untouched,
-        memory: own && (input.memory ?? true) && snapshot.machine?.memory?.state === 'kept',
+        memory: withMemory,
         paused: input.paused ?? false,
         safety: keepSafety
           ? {

@@ -184,6 +184,8 @@ export async function describeMachine(tx: Tx, machine: MachineRow) {
     machine_id: machine.id,
     machine_name: machine.name,
     parent_id: machine.based_on,
+    kind: machine.kind,
+    boot_json: machine.boot_json,
     hardware_json: machine.hardware_json,
     slots_json: JSON.stringify(await slotsOf(tx, machine.id)),
   };

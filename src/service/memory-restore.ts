@@ -11,6 +11,21 @@ import type { Context } from './context.ts';
 import { bringDown, bringUp } from './machine-power.ts';
 import { memoryPath } from './memory-save.ts';
 
+/** @throws memory_not_restorable */
+export function assertSameHardware(taken: MachineHardware, target: MachineHardware): void {
+  if (
+    taken.cpus !== target.cpus ||
+    taken.memoryBytes !== target.memoryBytes ||
+    taken.machineType !== target.machineType
+  ) {
+    throw new CalotypeError('memory_not_restorable', 'The machine has changed since: its processors, memory or type.', {
+      taken,
+      now: target,
+      remedy: 'Revert without the memory.',
+    });
+  }
+}
+
 /**
  * Looks at everything that could be in the way, before anything is changed.
  * @throws memory_damaged, memory_not_restorable, machine_type_missing
@@ -35,17 +50,7 @@ export async function assertRestorable(
       },
     );
   }
-  if (
-    taken.cpus !== target.cpus ||
-    taken.memoryBytes !== target.memoryBytes ||
-    taken.machineType !== target.machineType
-  ) {
-    throw new CalotypeError('memory_not_restorable', 'The machine has changed since: its processors, memory or type.', {
-      taken,
-      now: target,
-      remedy: 'Revert without the memory.',
-    });
-  }
+  assertSameHardware(taken, target);
   await verifyMemory(memoryPath(context, memory.id), { checksum: memory.checksum ?? 0 });
 }
 

@@ -32,6 +32,7 @@ export class Quiescence implements Stillness {
     if (this.#guard === undefined) return;
     try {
       const { fileSystems } = await this.#guard.freeze();
+      if (fileSystems === 0) throw new CalotypeError('agent_unavailable', 'The guest has no file system to freeze.');
       this.#outcome = {
         consistency: 'filesystem',
         reason: `The guest agent had ${fileSystems} file system${fileSystems === 1 ? '' : 's'} frozen at that instant.`,

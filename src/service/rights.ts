@@ -129,7 +129,9 @@ export function visibleFilter(
     case 'driveSnapshot':
       return sql<SqlBool>`(${inProject} and (
         ${sql.ref(`${table}.drive_id`)} in (${grantedIds(caller, 'drive')})
-        or ${sql.ref(`${table}.snapshot_id`)} in (${grantedIds(caller, 'snapshot')})))`;
+        or ${sql.ref(`${table}.snapshot_id`)} in (${grantedIds(caller, 'snapshot')})
+        or ${sql.ref(`${table}.snapshot_id`)} in (
+          select m.id from snapshots m where m.machine_id in (${grantedIds(caller, 'machine')}))))`;
   }
 }
 
@@ -217,5 +219,6 @@ async function canGuestDriveSnapshot(caller: Caller, action: Action, id: string,
     .executeTakeFirst();
   if (part === undefined) return false;
   if (allows(action, await grantedAccess(caller, 'drive', part.drive_id, db))) return true;
-  return allows(action, await grantedAccess(caller, 'snapshot', part.snapshot_id, db));
+  if (allows(action, await grantedAccess(caller, 'snapshot', part.snapshot_id, db))) return true;
+  return allows(action, await machineGrant(caller, part.snapshot_id, db));
 }

@@ -94,6 +94,9 @@ export async function createService(parts: ServiceParts): Promise<RunningService
 
   machines.onEnded = (machine) => settleMachine(context, machine);
   await machines.adoptAll();
+  engine.onServedAnew(() => {
+    machines.loseDrives().catch((error) => logger.error({ err: error }, 'machines could not be ended'));
+  });
   const tasks = await runner.recover();
   const objects = await repairStates(context);
   await cleanTemporary(context);

@@ -102,6 +102,7 @@ export class Qcow2Engine implements Engine {
   /** When sizes were last asked, ms, and of which top. */
   readonly #measured = new Map<DriveId, { atMs: number; fileId: number }>();
   readonly #background = new Set<Promise<void>>();
+  readonly #servedAnew = new Set<() => void>();
   #graph: Graph | undefined;
   #direct = true;
   #closing = false;
@@ -169,6 +170,11 @@ export class Qcow2Engine implements Engine {
     if (graph === undefined || !graph.alive) return;
     if (options.stopProcesses === true) await stopStorageDaemon(graph.daemon);
     else graph.qmp.close();
+  }
+
+  onServedAnew(listener: () => void): void {
+    this.#servedAnew.add(listener);
+    if (this.#graph?.daemon.adopted === false) listener();
   }
 
   async ping(): Promise<void> {
@@ -654,6 +660,7 @@ export class Qcow2Engine implements Engine {
       const report = await recover(this.#ctx, daemon.adopted);
       graph.qmp.once('close', () => this.#onDaemonLost(graph));
       if (graph.qmp.closed) throw new CalotypeError('engine_unavailable', 'The storage daemon ended during recovery.');
+      if (!daemon.adopted) for (const listener of this.#servedAnew) listener();
       return report;
     } catch (error) {
       graph.qmp.removeAllListeners('close');

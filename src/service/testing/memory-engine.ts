@@ -95,6 +95,8 @@ export class MemoryEngine implements Engine {
     return [];
   }
   async close(): Promise<void> {}
+  onServedAnew(): void {}
+
   async ping(): Promise<void> {}
 
   async createDrive(drive: { driveId: DriveId; sizeBytes: number }, commit: CommitHook): Promise<void> {
