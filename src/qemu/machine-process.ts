@@ -89,6 +89,8 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
   /** The agent's socket, whether or not a guest answers on it. */
   static agentSocketIn = (directory: string): string => join(directory, 'agent.sock');
   static serialLogIn = (directory: string): string => join(directory, 'serial.log');
+  /** Of a process that is gone: QEMU takes its pid file away when it ends in good order. */
+  static endedWell = (directory: string): boolean => !existsSync(join(directory, 'qemu.pid'));
   static serialSocketIn = (directory: string): string => join(directory, 'serial.sock');
 
   /** Starts a process, its guest not running yet. @throws machine_failed, qemu_missing */

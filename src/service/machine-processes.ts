@@ -95,7 +95,9 @@ export class MachineProcesses {
     } catch (error) {
       this.#logger.error({ err: error, machineId: row.id }, 'a machine could not be found again');
     }
-    if (row.power !== 'off') await this.#ended(row, { expected: false, lastWords: '' });
+    if (row.power === 'off') return;
+    const expected = MachineProcess.endedWell(this.directoryOf(row));
+    await this.#ended(row, { expected, lastWords: '' });
   }
 
   /** @throws machine_failed */
