@@ -42,11 +42,11 @@ export async function countSnapshots(db: Db, query: SnapshotQuery): Promise<numb
   const narrow = await narrowest(db, query, filters, null);
   if (narrow !== undefined) return countAll(db, narrow.source, narrow.conditions);
   if (tag !== undefined) return countAll(db, taggedWith(tag), [visible, ...filters.covered, ...filters.state]);
-  const others = await othersOf(db, query, projectId);
   if (filters.name.test.length > 0) {
     const found = await matchingNames(db, query, filters);
     if (found !== undefined) return countAll(db, sql`snapshots as s`, [inList(sql`s.number`, found), ...filters.state]);
   }
+  const others = await othersOf(db, query, projectId);
   if (others !== null && others.total > fewOf(query)) {
     return countAll(db, along.name, [visible, ...filters.covered, ...filters.state]);
   }

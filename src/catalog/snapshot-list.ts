@@ -83,9 +83,9 @@ export async function findSnapshotPlaces(
   if (few && filters.name.test.length > 0) {
     return searchNames(db, query, filters, others?.condition ?? null, walk, page);
   }
-  const total = deep ? await totalOf(db, query.projectId) : null;
-  if (others === null) return walkFrom(db, walk, page, total);
+  if (others === null) return walkFrom(db, walk, page, deep ? await totalOf(db, query.projectId) : null);
   if (deep && others.total < page.offset * countedPerSkipped) {
+    const total = await totalOf(db, query.projectId);
     return skipOthers(db, walk, others.condition, filters.state, page, total);
   }
   const leavesOut = few ? [leavingOut(query, others.condition)] : filters.state;
@@ -158,7 +158,7 @@ async function skipOthers(
   others: Condition,
   wanted: readonly Condition[],
   page: PageQuery,
-  total: number | null,
+  total: number,
 ): Promise<Place[]> {
   const [start] = await walkFrom(db, walk, { ...page, limit: 1 }, total);
   if (start === undefined) return [];

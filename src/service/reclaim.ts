@@ -3,6 +3,7 @@
  * drive, so that each deletion's figures are its own; drives are free for other changes meanwhile.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
+import { aborted } from '../core/aborted.ts';
 import { CalotypeError } from '../core/errors.ts';
 import type { DriveId } from '../core/ids.ts';
 import type { ActiveTask, TaskResult } from './active-task.ts';
@@ -58,11 +59,4 @@ export class Reclaimer {
     }
     return engine.reclaim(driveIds, task);
   }
-}
-
-function aborted(signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    if (signal.aborted) resolve();
-    else signal.addEventListener('abort', () => resolve(), { once: true });
-  });
 }

@@ -6,6 +6,7 @@
  * on one view of the catalog under the tree's lock, and checked again in the commit that begins it.
  */
 import type { Tx } from '../../catalog/catalog.ts';
+import { aborted } from '../../core/aborted.ts';
 import { intersectExtents, sumExtents } from '../../core/extents.ts';
 import type { DriveId } from '../../core/ids.ts';
 import type { ReclaimResult, WorkControl } from '../engine.ts';
@@ -86,11 +87,7 @@ export async function reclaim(
 
 /** What was freed is there to be used when this is over. */
 async function untilUnlinked(ctx: Context, signal: AbortSignal): Promise<void> {
-  if (signal.aborted) return;
-  const stopped = new Promise<void>((resolve) => {
-    signal.addEventListener('abort', () => resolve(), { once: true });
-  });
-  await Promise.race([Promise.all(ctx.unlinking.values()), stopped]);
+  await Promise.race([Promise.all(ctx.unlinking.values()), aborted(signal)]);
 }
 
 /** @returns false when nothing is left to do in this tree */
