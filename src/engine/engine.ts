@@ -148,6 +148,12 @@ export interface Engine {
     commit: CommitHook,
   ): Promise<void>;
 
+  /**
+   * Gives points further names: each is the same instant, and keeps it when the one it was copied from is deleted. Moves no bytes
+   * and takes no space. All or none; idempotent by the new ids. @throws not_found
+   */
+  copyPoints(copies: readonly { from: DriveSnapshotId; to: DriveSnapshotId }[], commit: CommitHook): Promise<void>;
+
   /** Makes the drive independent of every snapshot and drive it shares data with. Long; may be aborted, paused; also while exported. */
   flatten(driveId: DriveId, control: WorkControl, commit: CommitHook): Promise<void>;
 

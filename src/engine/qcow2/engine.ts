@@ -45,6 +45,7 @@ import {
   getPoint,
   insertFile,
   insertLayer,
+  insertPoint,
   ownersUnder,
   updateFiles,
 } from './records.ts';
@@ -333,6 +334,19 @@ export class Qcow2Engine implements Engine {
           point.layer_id,
         );
       });
+    });
+  }
+
+  copyPoints(copies: readonly { from: DriveSnapshotId; to: DriveSnapshotId }[], commit: CommitHook): Promise<void> {
+    return this.#run(async () => {
+      await this.#ctx.catalog.write(async (tx) => {
+        for (const { from, to } of copies) {
+          if ((await findPoint(tx, to)) !== undefined) continue;
+          await insertPoint(tx, { ...(await getPoint(tx, from)), drive_snapshot_id: to });
+        }
+        await commit(tx);
+      });
+      this.#ctx.step('points.copied');
     });
   }
 

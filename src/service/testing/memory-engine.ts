@@ -192,6 +192,17 @@ export class MemoryEngine implements Engine {
     });
   }
 
+  async copyPoints(
+    copies: readonly { from: DriveSnapshotId; to: DriveSnapshotId }[],
+    commit: CommitHook,
+  ): Promise<void> {
+    await this.#begin('copyPoints');
+    const found = copies.map(({ from, to }) => ({ to, point: this.points.get(to) ?? this.#point(from) }));
+    await this.#commit('copyPoints', commit, () => {
+      for (const { to, point } of found) this.points.set(to, point);
+    });
+  }
+
   async flatten(driveId: DriveId, control: WorkControl, commit: CommitHook): Promise<void> {
     await this.#begin('flatten');
     const drive = this.#drive(driveId);
