@@ -1,6 +1,6 @@
 /** Rows of drives: reading them with what a list shows, and each change of them. */
 import { type ExpressionBuilder, sql } from 'kysely';
-import type { DriveId, DriveSnapshotId, MachineId, ProjectId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ImageId, MachineId, ProjectId } from '../core/ids.ts';
 import type { DriveState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import { inList } from './page.ts';
@@ -119,6 +119,7 @@ const insert = prepare<{
   sizeBytes: number;
   meta: string;
   sourceId: DriveSnapshotId | null;
+  imageId: ImageId | null;
   at: number;
 }>()((db, p) =>
   db
@@ -134,6 +135,7 @@ const insert = prepare<{
       error_json: null,
       based_on: null,
       source_id: p('sourceId'),
+      image_id: p('imageId'),
       sizes_stale: 0,
       created_at: p('at'),
       updated_at: p('at'),
@@ -151,14 +153,15 @@ export interface NewDriveRow {
   sizeBytes: number;
   meta: string;
   sourceId: DriveSnapshotId | null;
+  imageId?: ImageId | null;
   tags: readonly string[];
   at: number;
 }
 
 /** Writes a drive that is being made. Returns it as it now is. */
 export async function insertDrive(tx: Db, drive: NewDriveRow): Promise<DriveRecord> {
-  const { tags, ...values } = drive;
-  const [row] = await insert(tx, values);
+  const { tags, imageId = null, ...values } = drive;
+  const [row] = await insert(tx, { ...values, imageId });
   if (row === undefined) throw new Error('the catalog did not number the drive');
   await addTags(tx, drive.id, tags);
   return {
@@ -173,6 +176,7 @@ export async function insertDrive(tx: Db, drive: NewDriveRow): Promise<DriveReco
     error_json: null,
     based_on: null,
     source_id: drive.sourceId,
+    image_id: imageId,
     sizes_stale: 0,
     created_at: drive.at,
     updated_at: drive.at,
@@ -227,6 +231,11 @@ export async function setBasedOn(tx: Db, id: DriveId, basedOn: DriveSnapshotId |
 /** Marks stored sizes of the snapshots of a drive as out of date. */
 export async function markSizesStale(tx: Db, id: DriveId): Promise<void> {
   await tx.updateTable('drives').set({ sizes_stale: sql`sizes_stale + 1` }).where('id', '=', id).execute();
+}
+
+/** The drive shares no data with its image any more. */
+export async function leaveImage(tx: Db, id: DriveId): Promise<void> {
+  await tx.updateTable('drives').set({ image_id: null }).where('id', '=', id).execute();
 }
 
 /** Removes a drive, or, while snapshots of it stay, hides it. */

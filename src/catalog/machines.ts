@@ -1,6 +1,6 @@
 /** Rows of machines, of the drives in their slots, and of what snapshots of them hold beside their parts. */
 import { sql } from 'kysely';
-import type { DriveId, MachineId, ProjectId, SnapshotId } from '../core/ids.ts';
+import type { DriveId, ImageId, MachineId, ProjectId, SnapshotId } from '../core/ids.ts';
 import type { MachineBoot, MachineHardware, MachineKind } from '../core/model.ts';
 import type { MachinePower, MachineState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
@@ -79,6 +79,7 @@ export interface NewMachineRow {
   boot: MachineBoot;
   meta: string;
   sourceId: SnapshotId | null;
+  imageId?: ImageId | null;
   tags: readonly string[];
   slots: readonly Slot[];
   at: number;
@@ -101,6 +102,7 @@ export async function insertMachine(tx: Db, machine: NewMachineRow): Promise<Mac
     error_json: null,
     based_on: null,
     source_id: machine.sourceId,
+    image_id: machine.imageId ?? null,
     started_at: null,
     created_at: machine.at,
     updated_at: machine.at,

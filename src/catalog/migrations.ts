@@ -157,4 +157,24 @@ alter table exports add column machine_id text;
 alter table tasks add column machine_id text;
 create index tasks_by_machine on tasks (machine_id, number) where machine_id is not null;
 `,
+  // Images
+  `
+create table images (
+  number {{serial}}, id text not null unique, project_id text not null references projects(id), name text not null,
+  description text not null, kind text not null, state text not null, size_bytes {{bigint}} not null,
+  consistency text not null, machine_json text, source_id text not null, meta_json text not null, error_json text,
+  created_by text, created_at {{bigint}} not null, updated_at {{bigint}} not null, version integer not null);
+create index images_by_time on images (project_id, created_at, number);
+create index images_by_name on images (project_id, name, number);
+create index images_by_state on images (project_id, state, number);
+
+create table image_parts (
+  image_id text not null references images(id), slot integer not null, drive_snapshot_id text not null unique,
+  drive_id text not null, drive_name text not null, size_bytes {{bigint}} not null,
+  primary key (image_id, slot)){{clustered}};
+
+alter table drives add column image_id text;
+create index drives_by_image on drives (image_id, number) where image_id is not null;
+alter table machines add column image_id text;
+`,
 ];

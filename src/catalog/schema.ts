@@ -5,6 +5,7 @@ import type {
   DriveSnapshotId,
   ExportId,
   GrantId,
+  ImageId,
   MachineId,
   ProjectId,
   SnapshotId,
@@ -12,8 +13,8 @@ import type {
   TokenId,
   UserId,
 } from '../core/ids.ts';
-import type { MachineKind } from '../core/model.ts';
-import type { DriveState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
+import type { ImageKind, MachineKind } from '../core/model.ts';
+import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
 
 export interface ProjectsTable {
   number: Generated<number>;
@@ -46,7 +47,7 @@ export interface MembershipsTable {
   role: Role;
 }
 
-export type GrantedKind = 'machine' | 'drive' | 'snapshot';
+export type GrantedKind = 'machine' | 'drive' | 'snapshot' | 'image';
 export type Access = 'ro' | 'rw';
 
 export interface GrantsTable {
@@ -88,6 +89,8 @@ export interface DrivesTable {
   based_on: DriveSnapshotId | null;
   /** What the drive was made from, if it was cloned. */
   source_id: DriveSnapshotId | null;
+  /** The image it was made from; null once it was flattened. */
+  image_id: ImageId | null;
   /** 1 when a stored `changed_bytes` of its snapshots may be out of date. */
   sizes_stale: number;
   created_at: number;
@@ -115,6 +118,7 @@ export interface MachinesTable {
   /** The machine snapshot that its state descends from. */
   based_on: SnapshotId | null;
   source_id: SnapshotId | null;
+  image_id: ImageId | null;
   /** When the present run began, µs; null while off. */
   started_at: number | null;
   created_at: number;
@@ -198,6 +202,40 @@ export interface DriveSnapshotsTable {
   /** Bytes of the drive changed since; see `drives.sizes_stale`. */
   changed_bytes: number | null;
   created_at: number;
+}
+
+export interface ImagesTable {
+  number: Generated<number>;
+  id: ImageId;
+  project_id: ProjectId;
+  name: string;
+  description: string;
+  kind: ImageKind;
+  state: ImageState;
+  /** Sum over its parts. */
+  size_bytes: number;
+  consistency: 'filesystem' | 'crash';
+  /** `ImageMachine`, for an image of a machine. */
+  machine_json: string | null;
+  source_id: SnapshotId;
+  meta_json: string;
+  error_json: string | null;
+  created_by: UserId | null;
+  created_at: number;
+  updated_at: number;
+  version: number;
+}
+
+/** One drive in an image; outlives the drive it was taken of. */
+export interface ImagePartsTable {
+  image_id: ImageId;
+  slot: number;
+  /** The engine's point, which is the image's own. */
+  drive_snapshot_id: DriveSnapshotId;
+  /** The drive it was taken of. */
+  drive_id: DriveId;
+  drive_name: string;
+  size_bytes: number;
 }
 
 export interface TagsTable {
@@ -357,6 +395,8 @@ export interface Schema {
   drives: DrivesTable;
   snapshots: SnapshotsTable;
   drive_snapshots: DriveSnapshotsTable;
+  images: ImagesTable;
+  image_parts: ImagePartsTable;
   tags: TagsTable;
   tasks: TasksTable;
   task_drives: TaskDrivesTable;
@@ -376,6 +416,8 @@ export type MemoryFileRow = Selectable<MemoryFilesTable>;
 export type DriveRow = Selectable<DrivesTable>;
 export type SnapshotRow = Selectable<SnapshotsTable>;
 export type DriveSnapshotRow = Selectable<DriveSnapshotsTable>;
+export type ImageRow = Selectable<ImagesTable>;
+export type ImagePartRow = Selectable<ImagePartsTable>;
 export type TaskRow = Selectable<TasksTable>;
 export type TaskUpdate = Updateable<TasksTable>;
 export type NewTask = Insertable<TasksTable>;

@@ -33,7 +33,7 @@ export const errorCatalogue = {
   json_too_deep: entry(400, 'The JSON body is nested too deeply'),
   body_too_large: entry(413, 'The request body is too large'),
   unsupported_media_type: entry(415, 'The content type is not supported'),
-  // Images from outside
+  // Image files from outside
   image_format_unknown: entry(400, 'The image format is not supported'),
   image_format_mismatch: entry(422, 'The image is not of the format it claims'),
   image_truncated: entry(422, 'The image is truncated or damaged'),
@@ -66,6 +66,8 @@ export const errorCatalogue = {
   snapshot_incomplete: entry(409, 'The snapshot no longer covers every drive'),
   snapshot_of_other_drive: entry(409, 'The snapshot belongs to another drive'),
   snapshot_in_use: entry(409, 'The snapshot is in use'),
+  image_not_ready: entry(409, 'The image is not in a state that allows this'),
+  image_in_use: entry(409, 'The image is in use'),
   drive_has_snapshots: entry(409, 'The drive has snapshots'),
   machine_not_ready: entry(409, 'The machine is not in a state that allows this'),
   machine_off: entry(409, 'The machine is off'),

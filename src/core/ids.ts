@@ -12,6 +12,7 @@ export type DriveId = Id<'drive'>;
 export type SnapshotId = Id<'snapshot'>;
 export type DriveSnapshotId = Id<'driveSnapshot'>;
 export type TaskId = Id<'task'>;
+export type ImageId = Id<'image'>;
 export type ExportId = Id<'export'>;
 export type GrantId = Id<'grant'>;
 

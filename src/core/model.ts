@@ -1,7 +1,17 @@
 /** The model: the objects that the service returns and every front door presents. Plain data; times in µs, sizes in bytes. */
 import type { StoredError } from './errors.ts';
-import type { DriveId, DriveSnapshotId, ExportId, MachineId, ProjectId, SnapshotId, TaskId, UserId } from './ids.ts';
-import type { DriveState, MachinePower, MachineState, SnapshotState, TaskState } from './states.ts';
+import type {
+  DriveId,
+  DriveSnapshotId,
+  ExportId,
+  ImageId,
+  MachineId,
+  ProjectId,
+  SnapshotId,
+  TaskId,
+  UserId,
+} from './ids.ts';
+import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from './states.ts';
 
 export type Meta = Readonly<Record<string, string>>;
 
@@ -21,6 +31,8 @@ export interface Drive {
   readonly basedOn: DriveSnapshotId | null;
   /** The drive snapshot it was cloned from. */
   readonly sourceId: DriveSnapshotId | null;
+  /** The image it was made from, until it is flattened. */
+  readonly imageId: ImageId | null;
   readonly snapshotCount: number;
   readonly exported: boolean;
   /** The machine it is attached to, and where. */
@@ -83,6 +95,8 @@ export interface Machine {
   readonly basedOn: SnapshotId | null;
   /** The machine snapshot it was cloned from. */
   readonly sourceId: SnapshotId | null;
+  /** The image it was made from, which may be gone. */
+  readonly imageId: ImageId | null;
   readonly snapshotCount: number;
   readonly runtime: MachineRuntime | null;
   readonly createdAt: number;
@@ -167,6 +181,47 @@ export interface Snapshot {
   readonly version: number;
 }
 
+export const imageKinds = ['drive', 'machine'] as const;
+export type ImageKind = (typeof imageKinds)[number];
+
+/** What an image says of the machine it was taken of, and a machine made from it starts with. */
+export interface ImageMachine {
+  readonly name: string;
+  readonly kind: MachineKind;
+  readonly hardware: Omit<MachineHardware, 'macAddress'>;
+  readonly boot: MachineBoot;
+}
+
+/** A template: one instant that never changes, for any number of drives and machines. It outlives what it was made from. */
+export interface Image {
+  readonly id: ImageId;
+  readonly number: number;
+  readonly projectId: ProjectId;
+  readonly name: string;
+  readonly description: string;
+  /** `drive`: of one drive. `machine`: of a machine with its drives. */
+  readonly kind: ImageKind;
+  readonly state: ImageState;
+  readonly meta: Meta;
+  readonly tags: readonly string[];
+  readonly error: StoredError | null;
+  /** Sum over its drives. */
+  readonly sizeBytes: number;
+  /** How good its data is; memory is no part of an image. */
+  readonly consistency: 'filesystem' | 'crash';
+  /** What it holds, by slot; an image of a drive has one, in slot 0. */
+  readonly drives: readonly { readonly slot: number; readonly name: string; readonly sizeBytes: number }[];
+  readonly machine: ImageMachine | null;
+  /** The snapshot it was made from, which may be gone. */
+  readonly sourceId: SnapshotId;
+  /** Drives that were made from it and not flattened since; as long as there are any, it is in use. */
+  readonly cloneCount: number;
+  readonly createdBy: UserId | null;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+  readonly version: number;
+}
+
 export interface TaskProgress {
   readonly done: number;
   readonly total: number;
@@ -228,6 +283,8 @@ export const taskKinds = [
   'snapshot.create',
   'snapshot.revert',
   'snapshot.delete',
+  'image.create',
+  'image.delete',
 ] as const;
 export type TaskKind = (typeof taskKinds)[number];
 

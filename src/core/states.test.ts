@@ -2,11 +2,25 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { activeTaskStates, driveTransitions, isActiveTask, snapshotTransitions, taskTransitions } from './states.ts';
+import {
+  activeTaskStates,
+  driveTransitions,
+  imageTransitions,
+  isActiveTask,
+  machineTransitions,
+  snapshotTransitions,
+  taskTransitions,
+} from './states.ts';
 
 const page = readFileSync(join(import.meta.dirname, '../../docs/states.md'), 'utf8');
 
-const tables = { Drives: driveTransitions, Snapshots: snapshotTransitions, Tasks: taskTransitions };
+const tables = {
+  Machines: machineTransitions,
+  Drives: driveTransitions,
+  Snapshots: snapshotTransitions,
+  Images: imageTransitions,
+  Tasks: taskTransitions,
+};
 
 /** The first table under a heading: state to the states it may become, in the order written. */
 function documented(heading: string): Record<string, string[]> {
@@ -31,8 +45,8 @@ describe.each(Object.entries(tables))('%s', (heading, transitions) => {
   });
 });
 
-it('every drive and snapshot can be deleted from every state that is not already going', () => {
-  for (const transitions of [driveTransitions, snapshotTransitions]) {
+it('every object can be deleted from every state that is not already going', () => {
+  for (const transitions of [machineTransitions, driveTransitions, snapshotTransitions, imageTransitions]) {
     for (const [state, next] of Object.entries(transitions)) {
       if (state !== 'deleting' && state !== 'deleted') expect(next, state).toContain('deleting');
     }

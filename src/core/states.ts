@@ -31,6 +31,14 @@ export const snapshotTransitions = {
 } as const;
 export type SnapshotState = keyof typeof snapshotTransitions;
 
+export const imageTransitions = {
+  creating: ['available', 'error', 'deleting'],
+  available: ['deleting'],
+  error: ['deleting'],
+  deleting: ['available', 'error'],
+} as const;
+export type ImageState = keyof typeof imageTransitions;
+
 export const taskTransitions = {
   queued: ['running', 'cancelled', 'failed'],
   running: ['queued', 'paused', 'done', 'failed', 'cancelled'],

@@ -17,6 +17,7 @@ import { driveRoutes } from './routes/drives.ts';
 import { eventRoutes } from './routes/events.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { grantRoutes } from './routes/grants.ts';
+import { imageRoutes } from './routes/images.ts';
 import { importRoute } from './routes/imports.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { projectRoutes } from './routes/projects.ts';
@@ -122,6 +123,7 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
     driveRoutes(scope, context);
     importRoute(scope, context);
     snapshotRoutes(scope, context);
+    imageRoutes(scope, context);
     exportRoutes(scope, context);
     taskRoutes(scope, context);
     eventRoutes(scope, context);

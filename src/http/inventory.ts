@@ -4,7 +4,7 @@ import type { Engine } from '../engine/engine.ts';
 import type { Inventory } from './metrics.ts';
 
 export function catalogInventory(catalog: Catalog, engine: Engine): Inventory {
-  const countStates = async (kind: 'drives' | 'snapshots' | 'tasks') => {
+  const countStates = async (kind: 'drives' | 'snapshots' | 'images' | 'tasks') => {
     const rows = await catalog.db
       .selectFrom(kind)
       .select((eb) => ['state', eb.fn.countAll<number>().as('count')])
@@ -14,7 +14,7 @@ export function catalogInventory(catalog: Catalog, engine: Engine): Inventory {
   };
   return {
     counts: async () =>
-      (await Promise.all([countStates('drives'), countStates('snapshots'), countStates('tasks')])).flat(),
+      (await Promise.all((['drives', 'snapshots', 'images', 'tasks'] as const).map(countStates))).flat(),
     space: () => engine.space(),
   };
 }

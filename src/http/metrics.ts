@@ -7,8 +7,8 @@ import type { Observer } from '../service/observer.ts';
 
 /** Counts that only the catalog and the engine know. */
 export interface Inventory {
-  /** Objects by kind (drives, snapshots, tasks) and state. */
-  counts(): Promise<readonly { kind: 'drives' | 'snapshots' | 'tasks'; state: string; count: number }[]>;
+  /** Objects by kind and state. */
+  counts(): Promise<readonly { kind: 'drives' | 'snapshots' | 'images' | 'tasks'; state: string; count: number }[]>;
   space(): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
 }
 
@@ -106,7 +106,7 @@ export class Metrics {
     build.set({ version: this.#version, node: process.versions.node }, 1);
     const objects = new Gauge({
       name: 'calotype_objects',
-      help: 'Drives, snapshots and tasks by state',
+      help: 'Drives, snapshots, images and tasks by state',
       labelNames: ['kind', 'state'],
       registers,
     });

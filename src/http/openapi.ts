@@ -15,6 +15,7 @@ const tagTexts: Readonly<Record<string, string>> = {
   system: 'The server itself',
   drives: 'Block volumes',
   snapshots: 'Points in time of drives',
+  images: 'Templates for drives and machines',
   exports: 'Drives and snapshots served over NBD',
   tasks: 'Durable pieces of work',
   events: 'Who did what to which object when',

@@ -5,6 +5,7 @@ import type {
   Drive,
   DriveExport,
   DriveSnapshot,
+  Image,
   Machine,
   MachineSnapshot,
   Snapshot,
@@ -17,6 +18,7 @@ import type {
   DriveSnapshotBody,
   EventBody,
   ExportBody,
+  ImageBody,
   MachineBody,
   MachineSnapshotBody,
   PageBody,
@@ -49,6 +51,7 @@ export function presentDrive(drive: Drive): DriveBody {
     error: presentError(drive.error),
     basedOn: drive.basedOn,
     sourceId: drive.sourceId,
+    imageId: drive.imageId,
     snapshotCount: drive.snapshotCount,
     exported: drive.exported,
     attachedTo: drive.attachedTo,
@@ -125,6 +128,15 @@ export function presentSnapshot(snapshot: Snapshot): SnapshotBody {
     createdAt: isoFromUs(snapshot.createdAt),
     updatedAt: isoFromUs(snapshot.updatedAt),
     version: snapshot.version,
+  };
+}
+
+export function presentImage(image: Image): ImageBody {
+  return {
+    ...image,
+    error: presentError(image.error),
+    createdAt: isoFromUs(image.createdAt),
+    updatedAt: isoFromUs(image.updatedAt),
   };
 }
 

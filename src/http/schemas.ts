@@ -4,9 +4,10 @@
  */
 import Type, { type Static, type TSchema } from 'typebox';
 import { type ErrorCode, errorCatalogue } from '../core/errors.ts';
-import { accelerators, machineKinds, taskKinds } from '../core/model.ts';
+import { accelerators, imageKinds, machineKinds, taskKinds } from '../core/model.ts';
 import {
   driveTransitions,
+  imageTransitions,
   machinePowers,
   machineTransitions,
   snapshotTransitions,
@@ -48,6 +49,7 @@ const keysOf = <T extends object>(table: T): (keyof T & string)[] =>
 export const driveStates = keysOf(driveTransitions);
 export const machineStates = keysOf(machineTransitions);
 export const snapshotStates = keysOf(snapshotTransitions);
+export const imageStates = keysOf(imageTransitions);
 export const taskStates = keysOf(taskTransitions);
 export const errorCodes: readonly ErrorCode[] = keysOf(errorCatalogue);
 
@@ -76,6 +78,7 @@ export const driveSchema = Type.Object(
     error: taskError,
     basedOn: nullable<string>('string', { description: 'the drive snapshot its present state descends from' }),
     sourceId: nullable<string>('string', { description: 'the drive snapshot it was cloned from' }),
+    imageId: nullable<string>('string', { description: 'the image it was made from, until it is flattened' }),
     snapshotCount: integer,
     exported: Type.Boolean({ description: 'served over NBD on request' }),
     attachedTo: nullable<{ readonly machineId: string; readonly slot: number }>('object', {
@@ -111,6 +114,17 @@ export interface MachineBootBody {
   readonly append?: string;
 }
 
+const boot = {
+  type: 'object',
+  required: ['from'],
+  properties: {
+    from: { type: 'string', enum: ['drive', 'kernel'] },
+    kernel: { type: 'string' },
+    initrd: { type: ['string', 'null'] },
+    append: { type: 'string' },
+  },
+};
+
 export interface MachineRuntimeBody {
   readonly pid: number;
   readonly accelerator: 'kvm' | 'tcg';
@@ -131,22 +145,14 @@ export const machineSchema = Type.Object(
     state: oneOf(machineStates),
     power: oneOf(machinePowers),
     hardware,
-    boot: Type.Unsafe<MachineBootBody>({
-      type: 'object',
-      required: ['from'],
-      properties: {
-        from: { type: 'string', enum: ['drive', 'kernel'] },
-        kernel: { type: 'string' },
-        initrd: { type: ['string', 'null'] },
-        append: { type: 'string' },
-      },
-    }),
+    boot: Type.Unsafe<MachineBootBody>(boot),
     drives: slots,
     meta,
     tags,
     error: taskError,
     basedOn: nullable<string>('string', { description: 'the machine snapshot its present state descends from' }),
     sourceId: nullable<string>('string', { description: 'the machine snapshot it was cloned from' }),
+    imageId: nullable<string>('string', { description: 'the image it was made from, which may be gone' }),
     snapshotCount: integer,
     runtime: nullable<MachineRuntimeBody>('object', {
       description: 'its QEMU process; null while it is off',
@@ -262,6 +268,66 @@ export const snapshotNodeSchema = Type.Object(
   { $id: 'SnapshotNode', description: 'A node of the snapshot tree of one drive' },
 );
 export type SnapshotNodeBody = Static<typeof snapshotNodeSchema>;
+
+export interface ImageMachineBody {
+  readonly name: string;
+  readonly kind: string;
+  readonly hardware: { readonly machineType: string; readonly cpus: number; readonly memoryBytes: number };
+  readonly boot: MachineBootBody;
+}
+
+export const imageSchema = Type.Object(
+  {
+    id,
+    number: Type.Integer({ description: 'never reused' }),
+    projectId: id,
+    name: text,
+    description: text,
+    kind: oneOf(imageKinds, { description: 'of one drive, or of a machine with its drives' }),
+    state: oneOf(imageStates),
+    meta,
+    tags,
+    error: taskError,
+    sizeBytes: Type.Integer({ description: 'what a client of its drives sees, all together' }),
+    consistency: oneOf(['filesystem', 'crash']),
+    drives: list<{ readonly slot: number; readonly name: string; readonly sizeBytes: number }>(
+      {
+        type: 'object',
+        required: ['slot', 'name', 'sizeBytes'],
+        properties: { slot: { type: 'integer' }, name: { type: 'string' }, sizeBytes: { type: 'integer' } },
+      },
+      { description: 'what it holds' },
+    ),
+    machine: nullable<ImageMachineBody>('object', {
+      description: 'what a machine made from it starts with; null for an image of a drive',
+      required: ['name', 'kind', 'hardware', 'boot'],
+      properties: {
+        name: { type: 'string' },
+        kind: { type: 'string', enum: [...machineKinds] },
+        hardware: {
+          type: 'object',
+          required: ['machineType', 'cpus', 'memoryBytes'],
+          properties: {
+            machineType: { type: 'string' },
+            cpus: { type: 'integer' },
+            memoryBytes: { type: 'integer' },
+          },
+        },
+        boot,
+      },
+    }),
+    sourceId: Type.String({ description: 'the snapshot it was made from, which may be gone' }),
+    cloneCount: Type.Integer({
+      description: 'drives made from it and not flattened since; while there are any, it is in use',
+    }),
+    createdBy: nullableId,
+    createdAt: time,
+    updatedAt: time,
+    version: Type.Integer({ description: 'the ETag' }),
+  },
+  { $id: 'Image', description: 'A template: one instant that never changes, for any number of drives and machines' },
+);
+export type ImageBody = Static<typeof imageSchema>;
 
 export const taskSchema = Type.Object(
   {
@@ -408,7 +474,7 @@ export const grantSchema = Type.Object(
     id,
     projectId: id,
     userId: id,
-    objectKind: oneOf(['machine', 'drive', 'snapshot']),
+    objectKind: oneOf(['machine', 'drive', 'snapshot', 'image']),
     objectId: id,
     access: oneOf(['ro', 'rw']),
     createdAt: time,
@@ -443,6 +509,7 @@ export const sharedSchemas: readonly TSchema[] = [
   driveSnapshotSchema,
   snapshotSchema,
   snapshotNodeSchema,
+  imageSchema,
   taskSchema,
   exportSchema,
   eventSchema,
@@ -460,6 +527,7 @@ const ref = <T>(name: string) => Type.Unsafe<T>({ $ref: `${name}#` });
 export const machineRef = ref<MachineBody>('Machine');
 export const driveRef = ref<DriveBody>('Drive');
 export const snapshotRef = ref<SnapshotBody>('Snapshot');
+export const imageRef = ref<ImageBody>('Image');
 export const taskRef = ref<TaskBody>('Task');
 export const exportRef = ref<ExportBody>('Export');
 export const extentsRef = ref<Static<typeof extentsSchema>>('Changes');
@@ -474,6 +542,7 @@ export const taskAnswer = Type.Object({ task: taskRef });
 export const machineTaskAnswer = Type.Object({ task: taskRef, machine: machineRef });
 export const driveTaskAnswer = Type.Object({ task: taskRef, drive: driveRef });
 export const snapshotTaskAnswer = Type.Object({ task: taskRef, snapshot: snapshotRef });
+export const imageTaskAnswer = Type.Object({ task: taskRef, image: imageRef });
 export const noContent = Type.Null({ description: 'Done' });
 
 export interface PageBody<T> {

@@ -1,11 +1,12 @@
 /** Finds what a request names, for a caller who may read or change it, in a state that allows what is asked. */
 import type { Db } from '../catalog/catalog.ts';
 import { type DriveRecord, findDrive, findDriveRow } from '../catalog/drives.ts';
+import { findImage, findImageRow, type ImageRecord } from '../catalog/images.ts';
 import { attachmentOf, findMachine, findMachineRow, type MachineRecord } from '../catalog/machines.ts';
-import type { DriveRow, DriveSnapshotRow, MachineRow, SnapshotRow } from '../catalog/schema.ts';
+import type { DriveRow, DriveSnapshotRow, ImageRow, MachineRow, SnapshotRow } from '../catalog/schema.ts';
 import { findPart, findSnapshot, findSnapshotRow, type SnapshotRecord } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
-import type { DriveId, DriveSnapshotId, MachineId, ProjectId, SnapshotId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ImageId, MachineId, ProjectId, SnapshotId } from '../core/ids.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { type Action, assertReadable, assertWritable, type ProtectedKind } from './rights.ts';
@@ -123,15 +124,44 @@ export async function partRow(
   return { part, snapshot };
 }
 
+/** The first task, of those that have not ended, that is about an object. */
+function holderOf(context: Context, objectId: string): { taskId?: string } {
+  for (const task of context.runner.active()) if (task.row.object_id === objectId) return { taskId: task.row.id };
+  return {};
+}
+
 /** @throws snapshot_not_ready */
 export function assertSnapshotReady(context: Context, snapshot: SnapshotRow): void {
   if (snapshot.state === 'available') return;
-  let holder: string | undefined;
-  for (const task of context.runner.active()) if (task.row.object_id === snapshot.id) holder ??= task.row.id;
   throw new CalotypeError('snapshot_not_ready', `The snapshot ${snapshot.name} is ${snapshot.state}.`, {
     snapshotId: snapshot.id,
     state: snapshot.state,
-    ...(holder === undefined ? {} : { taskId: holder }),
+    ...holderOf(context, snapshot.id),
+  });
+}
+
+export async function readableImage(db: Db, caller: Caller, id: ImageId): Promise<ImageRecord> {
+  const row = await findImage(db, id);
+  await assertMay(db, caller, 'read', 'image', id, row?.project_id);
+  if (row === undefined) throw notFound('image', id);
+  return row;
+}
+
+/** An image that the caller may change. */
+export async function imageRow(db: Db, caller: Caller, id: ImageId): Promise<ImageRow> {
+  const row = await findImageRow(db, id);
+  await assertMay(db, caller, 'write', 'image', id, row?.project_id);
+  if (row === undefined) throw notFound('image', id);
+  return row;
+}
+
+/** @throws image_not_ready, which names the task that the image's state comes from */
+export function assertImageReady(context: Context, image: ImageRow): void {
+  if (image.state === 'available') return;
+  throw new CalotypeError('image_not_ready', `The image ${image.name} is ${image.state}.`, {
+    imageId: image.id,
+    state: image.state,
+    ...holderOf(context, image.id),
   });
 }
 

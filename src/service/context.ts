@@ -50,7 +50,7 @@ export interface ServiceConfig {
   readonly keepEventsDays?: number;
   readonly gateway?: Gateway;
   readonly observer?: Observer;
-  /** Called at every step of a machine's change that a crash may come between, by name; a test dies here. */
+  /** Called at every step of a change of a machine or image that a crash may come between, by name; a test dies here. */
   readonly onStep?: (name: string) => void;
 }
 

@@ -25,7 +25,7 @@ export interface Grant {
   readonly createdAt: number;
 }
 
-const grantedKinds: readonly GrantedKind[] = ['machine', 'drive', 'snapshot'];
+const grantedKinds: readonly GrantedKind[] = ['machine', 'drive', 'snapshot', 'image'];
 
 export interface NewGrant {
   /** Id, name or e-mail address of a member of the project. */
@@ -50,7 +50,7 @@ export class Grants {
     assertProjectAdmin(caller, caller.projectId);
     checkAccess(input.access);
     if (!grantedKinds.includes(input.objectKind)) {
-      throw new CalotypeError('invalid_request', 'A grant is on a machine, a drive or a snapshot.', {
+      throw new CalotypeError('invalid_request', 'A grant is on a machine, a drive, a snapshot or an image.', {
         field: 'objectKind',
       });
     }
@@ -176,7 +176,7 @@ async function findMember(tx: Tx, caller: Caller, asked: string): Promise<UserId
 }
 
 async function assertObject(tx: Tx, caller: Caller, kind: GrantedKind, id: string): Promise<void> {
-  const table = { machine: 'machines', drive: 'drives', snapshot: 'snapshots' } as const;
+  const table = { machine: 'machines', drive: 'drives', snapshot: 'snapshots', image: 'images' } as const;
   const found = await sql`
     select number from ${sql.table(table[kind])}
     where id = ${id} and project_id = ${caller.projectId} and state <> 'deleted'`.execute(tx);

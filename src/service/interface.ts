@@ -4,13 +4,24 @@
  */
 import type { Readable } from 'node:stream';
 import type { Extents } from '../core/extents.ts';
-import type { DriveId, DriveSnapshotId, ExportId, MachineId, ProjectId, SnapshotId, TaskId } from '../core/ids.ts';
+import type {
+  DriveId,
+  DriveSnapshotId,
+  ExportId,
+  ImageId,
+  MachineId,
+  ProjectId,
+  SnapshotId,
+  TaskId,
+} from '../core/ids.ts';
 import type {
   CatalogEvent,
   Drive,
   DriveExport,
   DriveSnapshot,
   DriveUsage,
+  Image,
+  ImageKind,
   Machine,
   MachineBoot,
   MachineKind,
@@ -19,9 +30,10 @@ import type {
   SnapshotUsage,
   Task,
 } from '../core/model.ts';
-import type { DriveState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
+import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
 import type { DoctorReport, ImageFormat } from '../engine/engine.ts';
 import type { Caller } from './caller.ts';
+import type { DriveFromImage, MachineFromImage } from './image-clones.ts';
 import type { MachineCloneRequest } from './machine-clones.ts';
 import type { MachineDeletion } from './machine-delete.ts';
 import type { MachineRevertRequest } from './machine-reverts.ts';
@@ -57,6 +69,8 @@ export interface NameFilter {
 export interface DriveFilter extends NameFilter {
   readonly states?: readonly DriveState[];
   readonly tag?: string;
+  /** Made from this image and not flattened since. */
+  readonly imageId?: ImageId;
 }
 
 export interface SnapshotFilter extends NameFilter {
@@ -279,6 +293,43 @@ export interface SnapshotUseCases {
   ): Promise<{ stream: Readable; sizeBytes: number | null; fileName: string }>;
 }
 
+export interface ImageFilter extends NameFilter {
+  readonly kinds?: readonly ImageKind[];
+  readonly states?: readonly ImageState[];
+  readonly tag?: string;
+}
+
+export type ImageSort = 'created' | 'name' | 'state' | 'number';
+
+/** Images never change but for their labels; there is no revert, no resize and no writing of them. */
+export interface ImageUseCases {
+  /** Of a machine, if the snapshot is of one; of one drive, with `part`, or if the snapshot is of one drive. Without its memory. */
+  create(
+    caller: Caller,
+    input: Labels & { snapshotId: SnapshotId; part?: DriveSnapshotId; name?: string },
+    options?: CreateOptions,
+  ): Promise<WithTask<'image', Image>>;
+  list(
+    caller: Caller,
+    filter: ImageFilter,
+    sort: { by: ImageSort; order: SortOrder },
+    page: PageRequest,
+  ): Promise<Page<Image>>;
+  get(caller: Caller, id: ImageId): Promise<Image>;
+  update(caller: Caller, id: ImageId, update: Update): Promise<Image>;
+  /** @throws image_in_use, with the drives that were made from it and not flattened since, and their machines */
+  delete(caller: Caller, id: ImageId, options?: { ifVersion?: number } & CreateOptions): Promise<Task>;
+  /** A new drive; `slot` may be left out when there is only one. */
+  clone(caller: Caller, id: ImageId, input: DriveFromImage, options?: CreateOptions): Promise<WithTask<'drive', Drive>>;
+  /** A new machine with new drives, off. */
+  cloneMachine(
+    caller: Caller,
+    id: ImageId,
+    input: MachineFromImage,
+    options?: CreateOptions,
+  ): Promise<WithTask<'machine', Machine>>;
+}
+
 export interface ExportUseCases {
   create(
     caller: Caller,
@@ -323,11 +374,15 @@ export interface Service {
   readonly machines: MachineUseCases;
   readonly drives: DriveUseCases;
   readonly snapshots: SnapshotUseCases;
+  readonly images: ImageUseCases;
   readonly exports: ExportUseCases;
   readonly tasks: TaskUseCases;
   readonly events: EventUseCases;
   doctor(caller: Caller, options: { repair: boolean }): Promise<DoctorReport>;
   space(caller: Caller): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
   readiness(): Promise<{ ready: boolean; reasons: readonly string[] }>;
-  projectIdOf(object: { kind: 'machine' | 'drive' | 'snapshot' | 'task'; id: string }): Promise<ProjectId | null>;
+  projectIdOf(object: {
+    kind: 'machine' | 'drive' | 'snapshot' | 'image' | 'task';
+    id: string;
+  }): Promise<ProjectId | null>;
 }

@@ -1,18 +1,36 @@
-/** New machines made from snapshots of machines: drives, address and identity are new; on request the guest goes on in them. */
+/** New machines made from snapshots and images of machines: drives, address and identity are new; on request the guest goes on in them. */
+import type { Tx } from '../catalog/catalog.ts';
 import { insertDrive, moveDrive } from '../catalog/drives.ts';
-import { insertMachine, keptMemoryOf, machineNameExists, setPower, updateMachine } from '../catalog/machines.ts';
+import {
+  insertMachine,
+  keptMemoryOf,
+  type MachineRecord,
+  machineNameExists,
+  setPower,
+  updateMachine,
+} from '../catalog/machines.ts';
+import type { MachineRow, MemoryFileRow } from '../catalog/schema.ts';
 import { findParts, findSnapshot } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
-import { type DriveId, type DriveSnapshotId, type MachineId, newId, type SnapshotId } from '../core/ids.ts';
-import type { Machine, MachineBoot, MachineHardware } from '../core/model.ts';
+import {
+  type DriveId,
+  type DriveSnapshotId,
+  type ImageId,
+  type MachineId,
+  newId,
+  type ProjectId,
+  type SnapshotId,
+} from '../core/ids.ts';
+import type { Machine, MachineBoot, MachineHardware, MachineKind } from '../core/model.ts';
 import { checkName } from '../core/names.ts';
+import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
 import { assertSnapshotReady, ownerOf, readableSnapshot } from './access.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
-import { checkLabels, fitName } from './labels.ts';
+import { type CheckedLabels, checkLabels, fitName } from './labels.ts';
 import { newMacAddress } from './machine-hardware.ts';
 import { assertWhole } from './machine-reverts.ts';
 import { machineOf } from './machine-tasks.ts';
@@ -29,9 +47,9 @@ export interface MachineCloneRequest extends Labels {
 }
 
 export interface MachineCloneInput {
-  readonly snapshotId: SnapshotId;
+  /** `memory`: its guest goes on from the memory of the snapshot. */
+  readonly from: { readonly snapshotId: SnapshotId; readonly memory: boolean } | { readonly imageId: ImageId };
   readonly drives: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId; sizeBytes: number }[];
-  readonly memory: boolean;
 }
 
 export function cloneMachine(
@@ -63,45 +81,26 @@ export function cloneMachine(
         throw new CalotypeError('name_taken', `There is a machine named ${name}.`, { name });
       }
       assertRoom(space);
-      const at = nowUs();
       const then: { slot: number; driveId: DriveId }[] = JSON.parse(machine.slots_json);
-      const drives = [];
-      const slots = [];
-      for (const part of snapshot.parts) {
-        const driveId = newId<DriveId>();
-        const slot = then.find((known) => known.driveId === part.drive_id)?.slot ?? 0;
-        await insertDrive(tx, {
-          id: driveId,
-          projectId: caller.projectId,
-          name: fitName(name, `-${slot}`),
-          description: '',
-          meta: '{}',
-          tags: [],
-          sizeBytes: part.size_bytes,
-          sourceId: part.id,
-          at,
-        });
-        drives.push({ driveId, driveSnapshotId: part.id, sizeBytes: part.size_bytes });
-        slots.push({ slot, driveId });
-      }
-      const taken: MachineHardware = JSON.parse(machine.hardware_json);
-      const boot: MachineBoot = JSON.parse(machine.boot_json);
-      const made = await insertMachine(tx, {
+      const { record: made, drives } = await insertMachineLike(tx, {
         id: machineId,
         projectId: caller.projectId,
         name,
         ...labels,
         kind: machine.kind,
-        managed: true,
-        hardware: { ...taken, macAddress: newMacAddress() },
-        boot,
+        hardware: JSON.parse(machine.hardware_json),
+        boot: JSON.parse(machine.boot_json),
         sourceId: id,
-        slots,
-        at,
+        imageId: null,
+        parts: snapshot.parts.map((part) => ({
+          slot: then.find((known) => known.driveId === part.drive_id)?.slot ?? 0,
+          driveSnapshotId: part.id,
+          sizeBytes: part.size_bytes,
+        })),
       });
       const added = await add({
         kind: 'machine.clone',
-        input: { snapshotId: id, drives, memory },
+        input: { from: { snapshotId: id, memory }, drives },
         driveIds: [...drives.map((drive) => drive.driveId), ...snapshot.parts.map((part) => part.drive_id)],
         machineId,
         objectKind: 'machine',
@@ -117,47 +116,109 @@ export function cloneMachine(
   return once(context, caller, options, first, (attempt) => replayMachine(context, attempt));
 }
 
+/** Writes a machine with new drives in its slots, which are yet to be filled. */
+export async function insertMachineLike(
+  tx: Tx,
+  machine: CheckedLabels & {
+    readonly id: MachineId;
+    readonly projectId: ProjectId;
+    readonly name: string;
+    readonly kind: MachineKind;
+    readonly hardware: Omit<MachineHardware, 'macAddress'>;
+    readonly boot: MachineBoot;
+    /** The snapshot, or the image, that the parts are of. */
+    readonly sourceId: SnapshotId | null;
+    readonly imageId: ImageId | null;
+    readonly parts: readonly { slot: number; driveSnapshotId: DriveSnapshotId; sizeBytes: number }[];
+  },
+): Promise<{ record: MachineRecord; drives: MachineCloneInput['drives'] }> {
+  const { parts, hardware, imageId, ...values } = machine;
+  const at = nowUs();
+  const drives = parts.map((part) => ({ ...part, driveId: newId<DriveId>() }));
+  for (const { driveId, slot, driveSnapshotId, sizeBytes } of drives) {
+    await insertDrive(tx, {
+      id: driveId,
+      projectId: machine.projectId,
+      name: fitName(machine.name, `-${slot}`),
+      description: '',
+      meta: '{}',
+      tags: [],
+      sizeBytes,
+      sourceId: imageId === null ? driveSnapshotId : null,
+      imageId,
+      at,
+    });
+  }
+  const record = await insertMachine(tx, {
+    ...values,
+    managed: true,
+    hardware: { ...hardware, macAddress: newMacAddress() },
+    imageId,
+    slots: drives.map(({ slot, driveId }) => ({ slot, driveId })),
+    at,
+  });
+  return {
+    record,
+    drives: drives.map(({ driveId, driveSnapshotId, sizeBytes }) => ({ driveId, driveSnapshotId, sizeBytes })),
+  };
+}
+
+/** What its guest is to go on from, of a snapshot that is still whole. @throws not_found, memory_not_restorable, memory_damaged */
+async function memoryToGoOnFrom(
+  context: Context,
+  machine: MachineRow,
+  from: { snapshotId: SnapshotId; memory: boolean },
+  drives: MachineCloneInput['drives'],
+): Promise<{ file: MemoryFileRow; power: MachinePower } | undefined> {
+  const { db } = context.catalog;
+  const snapshot = await findSnapshot(db, from.snapshotId);
+  if (snapshot?.machine == null) throw notFound('snapshot', from.snapshotId);
+  const file = from.memory ? await keptMemoryOf(db, from.snapshotId) : undefined;
+  if (from.memory && file === undefined) throw new CalotypeError('memory_not_restorable');
+  if (file !== undefined) {
+    const taken: MachineHardware = JSON.parse(snapshot.machine.hardware_json);
+    await assertRestorable(context, file, taken, JSON.parse(machine.hardware_json));
+  }
+  const parts = await findParts(
+    db,
+    drives.map((drive) => drive.driveSnapshotId),
+  );
+  if (parts.length !== drives.length) throw notFound('snapshot', from.snapshotId);
+  return file === undefined ? undefined : { file, power: snapshot.machine.power };
+}
+
 export function registerMachineClones(context: Context): void {
   const { catalog, engine, machines, runner } = context;
   runner.register('machine.clone', {
     cancellable: false,
     pausable: false,
-    async run(task, { snapshotId, drives, memory }) {
+    async run(task, { from, drives }) {
       const machine = await machineOf(context, task);
-      const snapshot = await findSnapshot(catalog.db, snapshotId);
-      if (snapshot?.machine == null) throw notFound('snapshot', snapshotId);
-      const kept = memory ? await keptMemoryOf(catalog.db, snapshotId) : undefined;
-      const taken: MachineHardware = JSON.parse(snapshot.machine.hardware_json);
-      if (memory && kept === undefined) throw new CalotypeError('memory_not_restorable');
-      if (kept !== undefined) await assertRestorable(context, kept, taken, JSON.parse(machine.hardware_json));
-      const parts = await findParts(
-        catalog.db,
-        drives.map((drive) => drive.driveSnapshotId),
-      );
-      if (parts.length !== drives.length) throw notFound('snapshot', snapshotId);
+      const memory = 'imageId' in from ? undefined : await memoryToGoOnFrom(context, machine, from, drives);
       for (const drive of drives) {
         await engine.clone(drive, async (tx) => {
           await moveDrive(tx, { id: drive.driveId, from: 'creating', to: 'available', error: null, at: nowUs() });
         });
       }
       context.config.onStep?.('machine.cloned');
-      const { power } = snapshot.machine;
-      const running =
-        kept === undefined
-          ? undefined
-          : (machines.find(machine.id) ?? (await bringUpFromMemory(context, machine, kept)));
-      if (running !== undefined && power === 'running') await running.qmp.execute('cont');
+      if (memory !== undefined) {
+        const running = machines.find(machine.id) ?? (await bringUpFromMemory(context, machine, memory.file));
+        if (memory.power === 'running') await running.qmp.execute('cont');
+      }
       await catalog.write(async (tx) => {
         await updateMachine(tx, machine.id, { state: 'available', updated_at: nowUs() }, ['creating']);
         await setPower(tx, machine.id, {
-          power: running === undefined ? 'off' : power,
-          startedAt: running === undefined ? null : nowUs(),
+          power: memory?.power ?? 'off',
+          startedAt: memory === undefined ? null : nowUs(),
         });
         const driveIds = drives.map((drive) => drive.driveId);
         await task.conclude(
           tx,
           { machineId: machine.id, driveIds },
-          { event: 'machine.cloned', detail: { snapshotId } },
+          {
+            event: 'machine.cloned',
+            detail: 'imageId' in from ? { imageId: from.imageId } : { snapshotId: from.snapshotId },
+          },
         );
       });
       return undefined;

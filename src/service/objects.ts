@@ -1,5 +1,6 @@
 /** Catalog rows as objects of the model. */
 import type { DriveRecord } from '../catalog/drives.ts';
+import type { ImageRecord } from '../catalog/images.ts';
 import type { MachineRecord, MachineSnapshotRecord } from '../catalog/machines.ts';
 import type { EventRow } from '../catalog/schema.ts';
 import type { SnapshotRecord } from '../catalog/snapshots.ts';
@@ -8,6 +9,7 @@ import type {
   CatalogEvent,
   Drive,
   DriveSnapshot,
+  Image,
   Machine,
   MachineRuntime,
   MachineSnapshot,
@@ -37,6 +39,7 @@ export function toDrive(row: DriveRecord): Drive {
     error: parseStoredError(row.error_json),
     basedOn: row.based_on,
     sourceId: row.source_id,
+    imageId: row.image_id,
     snapshotCount: row.snapshot_count,
     exported: row.export_count > 0,
     attachedTo:
@@ -132,8 +135,34 @@ export function toMachine(row: MachineRecord, runtime: MachineRuntime | null): M
     error: parseStoredError(row.error_json),
     basedOn: row.based_on,
     sourceId: row.source_id,
+    imageId: row.image_id,
     snapshotCount: row.snapshot_count,
     runtime,
+    createdAt: row.created_at,
+    updatedAt: row.updated_at,
+    version: row.version,
+  };
+}
+
+export function toImage(row: ImageRecord): Image {
+  return {
+    id: row.id,
+    number: row.number,
+    projectId: row.project_id,
+    name: row.name,
+    description: row.description,
+    kind: row.kind,
+    state: row.state,
+    meta: parseMeta(row.meta_json),
+    tags: row.tags,
+    error: parseStoredError(row.error_json),
+    sizeBytes: row.size_bytes,
+    consistency: row.consistency,
+    drives: row.parts.map((part) => ({ slot: part.slot, name: part.drive_name, sizeBytes: part.size_bytes })),
+    machine: row.machine_json === null ? null : JSON.parse(row.machine_json),
+    sourceId: row.source_id,
+    cloneCount: row.clone_count,
+    createdBy: row.created_by,
     createdAt: row.created_at,
     updatedAt: row.updated_at,
     version: row.version,

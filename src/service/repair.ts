@@ -3,9 +3,11 @@
  * will take it out of there.
  */
 import { sql } from 'kysely';
+import { imagesByNumber, moveImage } from '../catalog/images.ts';
 import type { CalotypeError } from '../core/errors.ts';
 import { nowUs } from '../core/time.ts';
 import type { Context } from './context.ts';
+import { imageDeletion } from './image-delete.ts';
 
 const interrupted = JSON.stringify({
   code: 'internal',
@@ -92,6 +94,24 @@ export async function repairStates(context: Context): Promise<number> {
         objectId: snapshot.id,
         owner: { projectId: snapshot.project_id, userId: null, via: 'system' },
       });
+    });
+  }
+
+  const between = await catalog.db
+    .selectFrom('images')
+    .select(['id', 'number'])
+    .where('state', 'in', ['creating', 'deleting'])
+    .execute();
+  const left = between.filter((image) => !objects.has(image.id)).map((image) => image.number);
+  for (const image of await imagesByNumber(catalog.db, left)) {
+    repaired++;
+    await runner.change(async (tx, add) => {
+      if (image.state === 'deleting') {
+        await add({
+          ...imageDeletion(image),
+          owner: { projectId: image.project_id, userId: null, via: 'system' },
+        });
+      } else await moveImage(tx, { id: image.id, from: ['creating'], to: 'error', error: interrupted, at: nowUs() });
     });
   }
   return repaired;

@@ -107,11 +107,13 @@ async function visible(caller: Caller): Promise<Record<ProtectedKind, string[]>>
     .select('drive_snapshots.id')
     .where(visibleFilter(caller, 'driveSnapshot'))
     .execute();
+  const images = await db.selectFrom('images').select('id').where(visibleFilter(caller, 'image')).execute();
   return {
     machine: machines.map((row) => row.id),
     drive: drives.map((row) => row.id),
     snapshot: snapshots.map((row) => row.id),
     driveSnapshot: parts.map((row) => row.id),
+    image: images.map((row) => row.id),
   };
 }
 
@@ -127,6 +129,7 @@ describe('members', () => {
         drive: [drive],
         snapshot: [snapshot.id],
         driveSnapshot: snapshot.parts,
+        image: [],
       });
     }
     await fixture.catalog.close();
@@ -147,7 +150,7 @@ describe('guests', () => {
     const drive = await fixture.addDrive(member.projectId);
     const snapshot = await fixture.addSnapshot(member, [drive]);
     await fixture.addSnapshot(member, []);
-    expect(await visible(guest)).toEqual({ machine: [], drive: [], snapshot: [], driveSnapshot: [] });
+    expect(await visible(guest)).toEqual({ machine: [], drive: [], snapshot: [], driveSnapshot: [], image: [] });
     expect(await rightsOf(guest, object('drive', drive))).toBe('none');
     expect(await rightsOf(guest, object('snapshot', snapshot.id))).toBe('none');
     expect(await rightsOf(guest, object('driveSnapshot', snapshot.parts[0] ?? ''))).toBe('none');
@@ -170,6 +173,7 @@ describe('guests', () => {
       drive: [drive],
       snapshot: [snapshot.id],
       driveSnapshot: snapshot.parts,
+      image: [],
     });
   });
 
@@ -183,6 +187,7 @@ describe('guests', () => {
       drive: [],
       snapshot: [snapshot.id],
       driveSnapshot: snapshot.parts,
+      image: [],
     });
     expect(await rightsOf(guest, object('drive', drive))).toBe('none');
     expect(await rightsOf(guest, object('snapshot', snapshot.id))).toBe('rw');

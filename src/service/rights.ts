@@ -14,7 +14,7 @@ import type { Caller } from './caller.ts';
 
 export type Action = 'read' | 'write';
 
-export type ProtectedKind = 'machine' | 'drive' | 'snapshot' | 'driveSnapshot';
+export type ProtectedKind = 'machine' | 'drive' | 'snapshot' | 'driveSnapshot' | 'image';
 
 export interface ProtectedObject {
   readonly projectId: ProjectId;
@@ -32,6 +32,7 @@ export async function can(caller: Caller, action: Action, object: ProtectedObjec
   switch (object.kind) {
     case 'machine':
     case 'drive':
+    case 'image':
       return allows(action, await grantedAccess(caller, object.kind, object.id, db));
     case 'snapshot':
       return canGuestSnapshot(caller, action, object.id, db);
@@ -115,7 +116,9 @@ export function visibleFilter(
 ): RawBuilder<SqlBool> {
   const table =
     tables.table ??
-    { machine: 'machines', drive: 'drives', snapshot: 'snapshots', driveSnapshot: 'drive_snapshots' }[kind];
+    { machine: 'machines', drive: 'drives', snapshot: 'snapshots', driveSnapshot: 'drive_snapshots', image: 'images' }[
+      kind
+    ];
   const owner = kind === 'driveSnapshot' ? (tables.snapshots ?? 'snapshots') : table;
   const inProject = sql<SqlBool>`${sql.ref(`${owner}.project_id`)} = ${caller.projectId}`;
   if (caller.role !== 'guest') return inProject;
@@ -123,6 +126,7 @@ export function visibleFilter(
   switch (kind) {
     case 'machine':
     case 'drive':
+    case 'image':
       return sql<SqlBool>`(${inProject} and ${sql.ref(`${table}.id`)} in (${grantedIds(caller, kind)}))`;
     case 'snapshot':
       return sql<SqlBool>`(${inProject} and ${sql.ref(`${table}.id`)} in (${visibleSnapshotIds(caller)}))`;

@@ -18,6 +18,9 @@ import { EventFeed } from './event-feed.ts';
 import { eventUseCases } from './events.ts';
 import { ExportBook } from './export-book.ts';
 import { exportUseCases, reopenGateways } from './exports.ts';
+import { registerImageCreate } from './image-create.ts';
+import { registerImageDelete } from './image-delete.ts';
+import { imageUseCases } from './images.ts';
 import { cleanTemporary, registerImports } from './imports.ts';
 import type { Service } from './interface.ts';
 import { registerMachineClones } from './machine-clones.ts';
@@ -77,6 +80,8 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   registerDriveDelete(context, reclaimer);
   registerSnapshotTasks(context, compaction);
   registerSnapshotDelete(context, reclaimer);
+  registerImageCreate(context);
+  registerImageDelete(context, reclaimer);
   registerReverts(context, reclaimer, compaction);
   registerMachineTasks(context);
   registerMachineDelete(context);
@@ -87,6 +92,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
     machines: machineUseCases(context),
     drives: driveUseCases(context),
     snapshots: snapshotUseCases(context),
+    images: imageUseCases(context),
     exports: exportUseCases(context),
     tasks: taskUseCases(context),
     events: eventUseCases(context),
@@ -138,7 +144,9 @@ export async function createService(parts: ServiceParts): Promise<RunningService
     },
 
     async projectIdOf({ kind, id }) {
-      const table = { machine: 'machines', drive: 'drives', snapshot: 'snapshots', task: 'tasks' }[kind];
+      const table = { machine: 'machines', drive: 'drives', snapshot: 'snapshots', image: 'images', task: 'tasks' }[
+        kind
+      ];
       const found = await sql<{ project_id: ProjectId | null }>`
         select project_id from ${sql.table(table)} where id = ${id}`.execute(catalog.db);
       return found.rows[0]?.project_id ?? null;

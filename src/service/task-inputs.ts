@@ -1,7 +1,8 @@
 /** What each kind of task is given: JSON in its row, read again when a restarted server takes it up. */
-import type { DriveId, DriveSnapshotId, ExportId, SnapshotId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ExportId, ImageId, SnapshotId } from '../core/ids.ts';
 import type { TaskKind } from '../core/model.ts';
 import type { ImageFormat } from '../engine/engine.ts';
+import type { ImageDeleteInput } from './image-delete.ts';
 import type { MachineCloneInput } from './machine-clones.ts';
 import type { MachineRevertInput } from './machine-reverts.ts';
 import type { MachinePoints } from './machine-snapshots.ts';
@@ -44,7 +45,8 @@ export interface TaskInputs extends Record<TaskKind, object> {
   'drive.resize': { sizeBytes: number };
   /** `before`: the state to go back to if it fails. */
   'drive.delete': { snapshots: 'keep' | 'delete'; before: 'available' | 'error' };
-  'drive.clone': { driveSnapshotId: DriveSnapshotId; sizeBytes: number };
+  /** `imageId`: the point is a part of this image, and of no snapshot. */
+  'drive.clone': { driveSnapshotId: DriveSnapshotId; sizeBytes: number; imageId?: ImageId };
   'drive.flatten': Record<string, never>;
   'drive.revert': RevertInput;
   'drive.check': Record<string, never>;
@@ -66,4 +68,6 @@ export interface TaskInputs extends Record<TaskKind, object> {
     whole: boolean;
     before: 'available' | 'error';
   };
+  'image.create': { imageId: ImageId; copies: readonly { from: DriveSnapshotId; to: DriveSnapshotId }[] };
+  'image.delete': ImageDeleteInput;
 }

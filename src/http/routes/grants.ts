@@ -1,7 +1,7 @@
 /** Grants: what a guest of a project may see or change. */
 import Type from 'typebox';
 import { CalotypeError } from '../../core/errors.ts';
-import type { DriveId, MachineId, SnapshotId } from '../../core/ids.ts';
+import type { DriveId, ImageId, MachineId, SnapshotId } from '../../core/ids.ts';
 import { isoFromUs } from '../../core/time.ts';
 import type { Grant } from '../../service/grants.ts';
 import { callerOf } from '../authentication.ts';
@@ -54,13 +54,14 @@ export function grantRoutes(app: App, context: AppContext): void {
         ...describe(
           'createGrant',
           'grants',
-          'Give a member of the project access to a machine, drive or snapshot (admins)',
+          'Give a member of the project access to a machine, drive, snapshot or image (admins)',
         ),
         body: strict({
           user: userField,
           machineId: Type.Optional(uuid<MachineId>()),
           driveId: Type.Optional(uuid<DriveId>()),
           snapshotId: Type.Optional(uuid<SnapshotId>()),
+          imageId: Type.Optional(uuid<ImageId>()),
           access: accessField,
         }),
         response: { 201: grantRef },
@@ -68,17 +69,18 @@ export function grantRoutes(app: App, context: AppContext): void {
       config: { notes: { errors: ['not_found', 'forbidden'] } },
     },
     async (request, reply) => {
-      const { machineId, driveId, snapshotId, user, access } = request.body;
+      const { machineId, driveId, snapshotId, imageId, user, access } = request.body;
       const named = [
         { objectKind: 'machine', objectId: machineId },
         { objectKind: 'drive', objectId: driveId },
         { objectKind: 'snapshot', objectId: snapshotId },
+        { objectKind: 'image', objectId: imageId },
       ] as const;
       const [object, another] = named.flatMap(({ objectKind, objectId }) =>
         objectId === undefined ? [] : { objectKind, objectId },
       );
       if (object === undefined || another !== undefined) {
-        throw new CalotypeError('invalid_request', 'Give one of machineId, driveId and snapshotId.', {
+        throw new CalotypeError('invalid_request', 'Give one of machineId, driveId, snapshotId and imageId.', {
           field: 'driveId',
         });
       }

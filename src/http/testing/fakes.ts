@@ -4,13 +4,14 @@ import { CalotypeError, notFound } from '../../core/errors.ts';
 import {
   type DriveId,
   type DriveSnapshotId,
+  type ImageId,
   newId,
   type ProjectId,
   type SnapshotId,
   type TaskId,
   type UserId,
 } from '../../core/ids.ts';
-import type { Drive, Snapshot, Task } from '../../core/model.ts';
+import type { Drive, Image, Snapshot, Task } from '../../core/model.ts';
 import { nowUs } from '../../core/time.ts';
 import type { Identity } from '../../service/authenticate.ts';
 import type { Caller } from '../../service/caller.ts';
@@ -27,6 +28,7 @@ export interface FakeServices {
   machines?: Partial<Service['machines']>;
   drives?: Partial<Service['drives']>;
   snapshots?: Partial<Service['snapshots']>;
+  images?: Partial<Service['images']>;
   exports?: Partial<Service['exports']>;
   tasks?: Partial<Service['tasks']>;
   events?: Partial<Service['events']>;
@@ -91,6 +93,7 @@ export function fakeService(given: FakeServices): Service {
       download: refuse,
       ...given.snapshots,
     },
+    images: { ...crud, clone: refuse, cloneMachine: refuse, ...given.images },
     exports: { create: refuse, list: refuse, get: refuse, close: refuse, ...given.exports },
     tasks: {
       list: refuse,
@@ -196,6 +199,7 @@ export function aDrive(more: Partial<Drive> = {}): Drive {
     error: null,
     basedOn: null,
     sourceId: null,
+    imageId: null,
     snapshotCount: 2,
     exported: false,
     attachedTo: null,
@@ -240,6 +244,37 @@ export function aSnapshot(more: Partial<Snapshot> = {}): Snapshot {
     createdAt: nowUs(),
     updatedAt: nowUs(),
     version: 1,
+    ...more,
+  };
+}
+
+export function anImage(more: Partial<Image> = {}): Image {
+  return {
+    id: newId<ImageId>(),
+    number: 5,
+    projectId: caller.projectId,
+    name: 'debian-12',
+    description: '',
+    kind: 'machine',
+    state: 'available',
+    meta: {},
+    tags: [],
+    error: null,
+    sizeBytes: 1024 ** 3,
+    consistency: 'filesystem',
+    drives: [{ slot: 0, name: 'root', sizeBytes: 1024 ** 3 }],
+    machine: {
+      name: 'web',
+      kind: 'vm',
+      hardware: { machineType: 'pc-i440fx-7.2', cpus: 2, memoryBytes: 1024 ** 3 },
+      boot: { from: 'kernel', kernel: 'vmlinuz', initrd: null, append: 'quiet' },
+    },
+    sourceId: newId<SnapshotId>(),
+    cloneCount: 2,
+    createdBy: caller.userId,
+    createdAt: nowUs(),
+    updatedAt: nowUs(),
+    version: 3,
     ...more,
   };
 }
