@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
 import { PassThrough, Readable, Writable } from 'node:stream';
-import type { Drive, DriveSnapshot, Machine, MachineSnapshot, Snapshot, Task } from '../src/cli/api-types.ts';
+import type { Drive, DriveSnapshot, Image, Machine, MachineSnapshot, Snapshot, Task } from '../src/cli/api-types.ts';
 import { run } from '../src/cli/main.ts';
 
 export interface Recorded {
@@ -165,6 +165,7 @@ export function aDrive(more: Partial<Drive> = {}): Drive {
     error: null,
     basedOn: null,
     sourceId: null,
+    imageId: null,
     snapshotCount: 0,
     exported: false,
     attachedTo: null,
@@ -196,6 +197,7 @@ export function aMachine(more: Partial<Machine> = {}): Machine {
     error: null,
     basedOn: null,
     sourceId: null,
+    imageId: null,
     snapshotCount: 0,
     runtime: null,
     createdAt: '2031-04-09T16:20:05.004210Z',
@@ -256,6 +258,37 @@ export function aSnapshot(parts: readonly DriveSnapshot[], more: Partial<Snapsho
     parts,
     machine: null,
     sizeBytes: 2 ** 20,
+    createdBy: null,
+    createdAt: '2031-04-09T16:20:05.004210Z',
+    updatedAt: '2031-04-09T16:20:05.004210Z',
+    version: 1,
+    ...more,
+  };
+}
+
+export function anImage(more: Partial<Image> = {}): Image {
+  return {
+    id: nextId(),
+    number: count,
+    projectId: nextId(),
+    name: 'debian-12',
+    description: '',
+    kind: 'machine',
+    state: 'available',
+    meta: {},
+    tags: [],
+    error: null,
+    sizeBytes: 10 * 2 ** 30,
+    consistency: 'filesystem',
+    drives: [{ slot: 0, name: 'root', sizeBytes: 10 * 2 ** 30 }],
+    machine: {
+      name: 'web',
+      kind: 'vm',
+      hardware: { machineType: 'pc-q35-7.2', cpus: 1, memoryBytes: 256 * 2 ** 20 },
+      boot: { from: 'drive' },
+    },
+    sourceId: nextId(),
+    cloneCount: 0,
     createdBy: null,
     createdAt: '2031-04-09T16:20:05.004210Z',
     updatedAt: '2031-04-09T16:20:05.004210Z',

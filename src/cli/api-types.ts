@@ -50,6 +50,8 @@ export interface Drive extends Labelled {
   /** The drive snapshot its present state descends from. */
   readonly basedOn: string | null;
   readonly sourceId: string | null;
+  /** The image it was made from, until it is flattened. */
+  readonly imageId: string | null;
   readonly snapshotCount: number;
   readonly exported: boolean;
   readonly attachedTo: { readonly machineId: string; readonly slot: number } | null;
@@ -68,22 +70,26 @@ export interface MachineHardware {
   readonly macAddress: string;
 }
 
+export interface MachineBoot {
+  readonly from: 'drive' | 'kernel';
+  readonly kernel?: string;
+  readonly initrd?: string | null;
+  readonly append?: string;
+}
+
 export interface Machine extends Labelled {
   readonly kind: string;
   /** The server runs its QEMU process. */
   readonly managed: boolean;
   readonly power: string;
   readonly hardware: MachineHardware;
-  readonly boot: {
-    readonly from: 'drive' | 'kernel';
-    readonly kernel?: string;
-    readonly initrd?: string | null;
-    readonly append?: string;
-  };
+  readonly boot: MachineBoot;
   readonly drives: readonly MachineSlot[];
   /** The machine snapshot its present state descends from. */
   readonly basedOn: string | null;
   readonly sourceId: string | null;
+  /** The image it was made from, which may be gone. */
+  readonly imageId: string | null;
   readonly snapshotCount: number;
   /** Null while it is off. */
   readonly runtime: {
@@ -157,6 +163,26 @@ export interface SnapshotTree {
   readonly nodes: readonly SnapshotNode[];
 }
 
+/** A template for drives and machines. */
+export interface Image extends Labelled {
+  readonly kind: 'drive' | 'machine';
+  readonly sizeBytes: number;
+  readonly consistency: string;
+  /** What it holds. */
+  readonly drives: readonly { readonly slot: number; readonly name: string; readonly sizeBytes: number }[];
+  /** What a machine made from it starts with; null for an image of a drive. */
+  readonly machine: {
+    readonly name: string;
+    readonly kind: string;
+    readonly hardware: Omit<MachineHardware, 'macAddress'>;
+    readonly boot: MachineBoot;
+  } | null;
+  readonly sourceId: string;
+  /** Drives made from it and not flattened since. */
+  readonly cloneCount: number;
+  readonly createdBy: string | null;
+}
+
 export interface TaskProgress {
   readonly done: number;
   readonly total: number;
@@ -192,6 +218,7 @@ export interface Change {
   readonly drive?: Drive;
   readonly machine?: Machine;
   readonly snapshot?: Snapshot;
+  readonly image?: Image;
 }
 
 export interface DriveExport {

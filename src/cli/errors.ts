@@ -41,6 +41,8 @@ export class InterruptedError extends Error {
 const remedies: Readonly<Record<string, string>> = {
   drive_has_snapshots: 'Say what becomes of them: --snapshots keep, or --snapshots delete.',
   drive_attached: 'Detach it first: calotype machine detach MACHINE DRIVE.',
+  image_in_use:
+    'See who uses it: calotype drive list --image IMAGE; delete these drives, or make them independent: calotype drive flatten DRIVE.',
   machine_has_snapshots: 'Say what becomes of them: --snapshots keep, or --snapshots delete.',
   guest_did_not_stop: 'Pull its plug: calotype machine stop MACHINE --mode power.',
   agent_unavailable: 'Do without it: --quiesce prefer, or --quiesce never.',

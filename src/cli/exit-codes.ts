@@ -50,6 +50,8 @@ const taskCodes: Readonly<Record<string, ExitCode>> = {
   snapshot_incomplete: exitCodes.conflict,
   snapshot_of_other_drive: exitCodes.conflict,
   snapshot_in_use: exitCodes.conflict,
+  image_not_ready: exitCodes.conflict,
+  image_in_use: exitCodes.conflict,
   drive_has_snapshots: exitCodes.conflict,
   drive_attached: exitCodes.conflict,
   drive_not_attached: exitCodes.conflict,

@@ -15,6 +15,7 @@ export const nouns: readonly Noun[] = [
     description: 'points in time of machines and drives',
     load: () => import('./commands/snapshot.ts'),
   },
+  { name: 'image', description: 'templates for machines and drives', load: () => import('./commands/image.ts') },
   { name: 'export', description: 'drives and snapshots served over NBD', load: () => import('./commands/export.ts') },
   { name: 'task', description: 'the work behind every change', load: () => import('./commands/task.ts') },
   { name: 'event', description: 'who did what when', load: () => import('./commands/event.ts') },

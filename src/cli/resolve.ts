@@ -4,6 +4,7 @@ import type {
   DriveExport,
   DriveSnapshot,
   Grant,
+  Image,
   Machine,
   Project,
   Snapshot,
@@ -108,10 +109,12 @@ function ambiguous(kind: Kind, text: string, matches: readonly Found[]): CliErro
 
 const drives: Kind = { noun: 'drive', path: '/drives', hasNameFilter: true };
 const machines: Kind = { noun: 'machine', path: '/machines', hasNameFilter: true };
+const images: Kind = { noun: 'image', path: '/images', hasNameFilter: true };
 const snapshots: Kind = { noun: 'snapshot', path: '/snapshots', hasNameFilter: true };
 
 export const resolveDrive = (ctx: Context, text: string) => resolve<Drive>(ctx, drives, text);
 export const resolveMachine = (ctx: Context, text: string) => resolve<Machine>(ctx, machines, text);
+export const resolveImage = (ctx: Context, text: string) => resolve<Image>(ctx, images, text);
 export const resolveTask = (ctx: Context, text: string) => resolve<Task>(ctx, { noun: 'task', path: '/tasks' }, text);
 export const resolveProject = (ctx: Context, text: string) =>
   resolve<Project>(ctx, { noun: 'project', path: '/projects', getsByName: true }, text);

@@ -1,6 +1,6 @@
 /** Waits for the task behind a change and reports its end. The task runs in the server: leaving here never stops it. */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Change, Drive, Machine, Snapshot, Task } from './api-types.ts';
+import type { Change, Drive, Image, Machine, Snapshot, Task } from './api-types.ts';
 import type { Context } from './context.ts';
 import { CliError, InterruptedError, taskError } from './errors.ts';
 import { exitCodes } from './exit-codes.ts';
@@ -95,6 +95,8 @@ async function withFreshObject(ctx: Context, change: Change): Promise<Change> {
       return { ...change, drive: await ctx.client.get<Drive>(`/drives/${change.drive.id}`) };
     if (change.machine !== undefined)
       return { ...change, machine: await ctx.client.get<Machine>(`/machines/${change.machine.id}`) };
+    if (change.image !== undefined)
+      return { ...change, image: await ctx.client.get<Image>(`/images/${change.image.id}`) };
     if (change.snapshot !== undefined) {
       return { ...change, snapshot: await ctx.client.get<Snapshot>(`/snapshots/${change.snapshot.id}`) };
     }

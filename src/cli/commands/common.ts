@@ -1,6 +1,6 @@
 /** Options and columns that several nouns share. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { Change, Drive, Machine, Meta, Snapshot } from '../api-types.ts';
+import type { Change, Drive, Image, Machine, Meta, Snapshot } from '../api-types.ts';
 import type { Query } from '../client.ts';
 import type { Context } from '../context.ts';
 import { CliError, usageError } from '../errors.ts';
@@ -202,7 +202,7 @@ export function addSetOptions(command: Command): Command {
  * Changes labels, and with `more` other fields, of the object as it was read, and only if nobody else changed it since: the API replaces `meta` and
  * `tags` as wholes. Repeated on the fresh object when somebody was faster.
  */
-export async function setLabels<T extends Drive | Machine | Snapshot>(
+export async function setLabels<T extends Drive | Machine | Snapshot | Image>(
   ctx: Context,
   path: string,
   first: T,

@@ -1,9 +1,9 @@
 /** `calotype machine …`: virtual machines. Running them is in machine-power.ts, what they write in machine-log.ts. */
 import type { Command } from 'commander';
-import type { Drive, Machine, Snapshot } from '../api-types.ts';
+import type { Drive, Machine, MachineBoot, Snapshot } from '../api-types.ts';
 import type { Context } from '../context.ts';
 import { usageError } from '../errors.ts';
-import { resolveDrive, resolveMachine, resolveSnapshotOption } from '../resolve.ts';
+import { resolveDrive, resolveImage, resolveMachine, resolveSnapshotOption } from '../resolve.ts';
 import { formatAge, formatDuration, parseInteger } from '../sizes.ts';
 import type { Column } from '../table.ts';
 import { drawMachineTree } from '../tree.ts';
@@ -53,7 +53,8 @@ interface HardwareOptions {
 }
 
 interface CreateMachineOptions extends CreateOptions, LabelOptions, ChangeOptions, BootOptions {
-  readonly memory: number;
+  readonly image?: string;
+  readonly memory?: number;
   readonly cpus?: number;
   readonly kind?: string;
   readonly drive?: readonly string[];
@@ -68,7 +69,8 @@ export function register(noun: Command, ctx: Context): void {
     .command('create')
     .description('make a machine; it is off')
     .argument('<name>')
-    .requiredOption('--memory <size>', 'such as 256MiB, 4G', sizeArgument)
+    .option('--image <image>', 'of this image of a machine: its drives and, where not said otherwise, the rest')
+    .option('--memory <size>', 'such as 256MiB, 4G', sizeArgument)
     .option('--cpus <n>', 'processors (default: 1)', cpusArgument)
     .addOption(choice('--kind <kind>', 'what clients of other APIs take it for (default: vm)', kinds))
     .option('--drive <drive>', 'attach it: DRIVE, or DRIVE:SLOT; may be repeated', collect)
@@ -77,19 +79,24 @@ export function register(noun: Command, ctx: Context): void {
     .option('--append <text>', 'with these kernel arguments');
   addWaitOption(addIdempotencyOption(addNewNameOption(addLabelOptions(create)))).action(
     async (name: string, options: CreateMachineOptions) => {
+      const { image } = options;
+      if (image === undefined && options.memory === undefined) throw usageError('Give --memory, or --image.');
       const boot = bootBody(options);
+      if (image !== undefined && (boot !== undefined || options.drive !== undefined))
+        throw usageError('--drive and --kernel do not go with --image.');
       const drives = [];
       for (const text of options.drive ?? []) drives.push(await driveAndSlot(ctx, text));
       const body = {
         name,
-        memoryBytes: options.memory,
+        ...(options.memory === undefined ? {} : { memoryBytes: options.memory }),
         ...(options.cpus === undefined ? {} : { cpus: options.cpus }),
         ...(options.kind === undefined ? {} : { kind: options.kind }),
         ...(drives.length === 0 ? {} : { drives }),
         ...(boot === undefined ? {} : { boot }),
         ...labelsBody(options),
       };
-      await change(ctx, 'POST', '/machines', { body, create: options, wait: options }, ({ machine }) =>
+      const path = image === undefined ? '/machines' : `/images/${(await resolveImage(ctx, image)).id}/clone-machine`;
+      await change(ctx, 'POST', path, { body, create: options, wait: options }, ({ machine }) =>
         machine === undefined ? 'Created.' : `Created machine ${machine.name} (${machine.id}).`,
       );
     },
@@ -252,6 +259,15 @@ async function driveAndSlot(ctx: Context, text: string): Promise<Readonly<Record
   return { driveId: id, ...(slot === undefined ? {} : { slot: slotArgument(slot) }) };
 }
 
+/** What `show` says of how a machine starts. */
+export function bootFields(boot: MachineBoot): readonly (readonly [string, string | null])[] {
+  return [
+    ['starts from', boot.from === 'drive' ? 'its first drive' : `kernel ${boot.kernel ?? ''}`],
+    ['initrd', boot.initrd ?? null],
+    ['kernel arguments', boot.append === undefined || boot.append === '' ? null : boot.append],
+  ];
+}
+
 const slotRemark = (result: Readonly<Record<string, unknown>> | null): string =>
   typeof result?.slot === 'number' ? `, slot ${result.slot}` : '';
 
@@ -289,14 +305,13 @@ async function show(ctx: Context, machine: Machine): Promise<void> {
     ['memory', ctx.size(hardware.memoryBytes)],
     ['machine type', hardware.machineType],
     ['MAC address', hardware.macAddress],
-    ['starts from', boot.from === 'drive' ? 'its first drive' : `kernel ${boot.kernel ?? ''}`],
-    ['initrd', boot.initrd ?? null],
-    ['kernel arguments', boot.append === undefined || boot.append === '' ? null : boot.append],
+    ...bootFields(boot),
     ['process', runtime === null ? null : `${runtime.pid}, QEMU ${runtime.qemuVersion} with ${runtime.accelerator}`],
     ['up for', runtime === null ? null : formatDuration(runtime.uptimeSeconds)],
     ['snapshots', String(machine.snapshotCount)],
     ['based on', machine.basedOn],
     ['cloned from', machine.sourceId],
+    ['from image', machine.imageId],
     ['description', machine.description === '' ? null : machine.description],
     ['meta', formatMeta(machine.meta)],
     ['tags', machine.tags.length === 0 ? null : machine.tags.join(', ')],

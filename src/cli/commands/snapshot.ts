@@ -344,7 +344,7 @@ function machineFields(ctx: Context, { machine }: Snapshot): readonly (readonly 
 }
 
 /** `--drive` also says which part, if it says it as the snapshot does. */
-function partOfDrive(snapshot: Snapshot, drive: string | undefined): string | undefined {
+export function partOfDrive(snapshot: Snapshot, drive: string | undefined): string | undefined {
   if (drive === undefined) return undefined;
   if (snapshot.parts.some((part) => part.driveName === drive || part.driveId.startsWith(drive.toLowerCase())))
     return drive;
