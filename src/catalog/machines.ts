@@ -81,6 +81,9 @@ export interface NewMachineRow {
   sourceId: SnapshotId | null;
   tags: readonly string[];
   slots: readonly Slot[];
+  /** Sockets of an adopted one. */
+  qmpPath?: string;
+  agentPath?: string | null;
   at: number;
 }
 
@@ -102,6 +105,8 @@ export async function insertMachine(tx: Db, machine: NewMachineRow): Promise<Mac
     based_on: null,
     source_id: machine.sourceId,
     started_at: null,
+    qmp_path: machine.qmpPath ?? null,
+    agent_path: machine.agentPath ?? null,
     created_at: machine.at,
     updated_at: machine.at,
     version: 1,

@@ -8,7 +8,15 @@ import { CalotypeError, notFound } from '../../core/errors.ts';
 import { type Extents, normalizeExtents } from '../../core/extents.ts';
 import type { DriveId, DriveSnapshotId, ExportId } from '../../core/ids.ts';
 import type { CheckReport, DriveUsage, SnapshotUsage } from '../../core/model.ts';
-import type { Engine, ImageSource, NbdTarget, ReclaimResult, Stillness, WorkControl } from '../../engine/engine.ts';
+import type {
+  Engine,
+  ImageSource,
+  NbdTarget,
+  ReclaimResult,
+  ReleasedDrive,
+  Stillness,
+  WorkControl,
+} from '../../engine/engine.ts';
 
 const blockBytes = 4096;
 
@@ -311,6 +319,18 @@ export class MemoryEngine implements Engine {
     const target = { exportName: request.exportName, socketPath: this.socketPathOf() };
     await this.#commit('startExport', commit, () => this.exports.set(request.exportId, target));
     return target;
+  }
+
+  async adoptDrives(): Promise<void> {
+    throw new CalotypeError('not_supported');
+  }
+
+  async joinProcess(): Promise<readonly string[]> {
+    throw new CalotypeError('not_supported');
+  }
+
+  async releaseDrives(): Promise<readonly ReleasedDrive[]> {
+    throw new CalotypeError('not_supported');
   }
 
   socketPathOf(): string {
