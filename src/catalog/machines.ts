@@ -129,6 +129,17 @@ export async function detachDrive(tx: Db, driveId: DriveId): Promise<void> {
   await tx.deleteFrom('machine_drives').where('drive_id', '=', driveId).execute();
 }
 
+/** The drives of machines that somebody else runs. */
+export async function drivesOfAdopted(db: Db): Promise<DriveId[]> {
+  const rows = await db
+    .selectFrom('machine_drives')
+    .innerJoin('machines', 'machines.id', 'machine_drives.machine_id')
+    .select('machine_drives.drive_id')
+    .where('machines.managed', '=', 0)
+    .execute();
+  return rows.map((row) => row.drive_id);
+}
+
 /** The machine a drive is attached to, and where. */
 export async function attachmentOf(
   db: Db,

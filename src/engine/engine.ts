@@ -80,8 +80,8 @@ export interface ForeignProcess {
   readonly workingDirectory: string | null;
 }
 
-/** A drive that was let go of. */
-export interface ReleasedDrive {
+/** Where an adopted drive's state is. */
+export interface DriveFiles {
   readonly driveId: DriveId;
   /** What it runs on, top first. */
   readonly files: readonly { readonly path: string; readonly format: 'qcow2' | 'raw' }[];
@@ -158,7 +158,10 @@ export interface Engine {
   /**
    * Forgets adopted drives and their points, and leaves the process and every file it has as they are. @throws drive_has_clones
    */
-  releaseDrives(driveIds: readonly DriveId[], commit: CommitHook): Promise<readonly ReleasedDrive[]>;
+  releaseDrives(driveIds: readonly DriveId[], commit: (released: readonly DriveFiles[]) => CommitHook): Promise<void>;
+
+  /** The files that adopted drives are in: what their process has to be started with when it ended. */
+  filesOf(driveIds: readonly DriveId[]): Promise<readonly DriveFiles[]>;
 
   /**
    * One instant of all named drives: either every one is taken or none. Exported drives go on being written. Waits for

@@ -18,6 +18,7 @@ import { eventRoutes } from './routes/events.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { grantRoutes } from './routes/grants.ts';
 import { importRoute } from './routes/imports.ts';
+import { machineAdoptionRoutes } from './routes/machine-adoption.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { projectRoutes } from './routes/projects.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
@@ -119,6 +120,7 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
     });
     systemRoutes(scope, context);
     machineRoutes(scope, context);
+    machineAdoptionRoutes(scope, context);
     driveRoutes(scope, context);
     importRoute(scope, context);
     snapshotRoutes(scope, context);

@@ -41,13 +41,14 @@ export function cloneMachine(
   input: MachineCloneRequest,
   options?: CreateOptions,
 ): Promise<WithTask<'machine', Machine>> {
-  const { engine, runner } = context;
+  const { engine, machines, runner } = context;
   const first = async () => {
     assertMayCreate(caller);
     const wantedName = input.name === undefined ? undefined : checkName(input.name);
     const labels = checkLabels(input);
     const machineId = newId<MachineId>();
     const space = await engine.space();
+    const { standard } = await machines.machineTypes();
     const { task, record } = await runner.change(async (tx, add) => {
       const snapshot = await readableSnapshot(tx, caller, id);
       assertSnapshotReady(context, snapshot);
@@ -93,7 +94,8 @@ export function cloneMachine(
         ...labels,
         kind: machine.kind,
         managed: true,
-        hardware: { ...taken, macAddress: newMacAddress() },
+        // One that was adopted is made here as any other.
+        hardware: { ...taken, ...(isAdopted(taken) ? { machineType: standard } : {}), macAddress: newMacAddress() },
         boot,
         sourceId: id,
         slots,
@@ -116,6 +118,8 @@ export function cloneMachine(
   };
   return once(context, caller, options, first, (attempt) => replayMachine(context, attempt));
 }
+
+const isAdopted = (hardware: MachineHardware): boolean => hardware.macAddress === '';
 
 export function registerMachineClones(context: Context): void {
   const { catalog, engine, machines, runner } = context;

@@ -26,7 +26,7 @@ import { assertDriveReady, assertMachineReady, machineRow, ownerOf } from './acc
 import type { ActiveTask } from './active-task.ts';
 import type { Caller } from './caller.ts';
 import type { Compaction } from './compaction.ts';
-import type { Context } from './context.ts';
+import { type Context, runningMachine } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { checkLabels, compactTime, fitName } from './labels.ts';
@@ -82,6 +82,16 @@ export function createMachineSnapshot(
       const machine = await machineRow(tx, caller, input.machineId);
       assertMachineReady(context, machine);
       const memory = input.memory ?? false;
+      if (memory && machine.managed === 0) {
+        throw new CalotypeError(
+          'machine_adopted',
+          'Memory can be kept of machines that this server runs: no other can be given it back.',
+          {
+            machineId: machine.id,
+            remedy: 'Leave the memory out.',
+          },
+        );
+      }
       if (memory && machine.power === 'off') {
         throw new CalotypeError('machine_off', 'A machine that is off has no memory to keep.', {
           machineId: machine.id,
@@ -217,10 +227,10 @@ export async function takeMachine(
   await assertSameDrives(context, plan);
   await forgetAttempt(context, plan);
   const running = machines.find(plan.machineId);
-  const power = running?.power ?? 'off';
+  const power = runningMachine(context, plan.machineId)?.power ?? 'off';
   if (!plan.memory || running === undefined) {
     if (plan.memory) throw new CalotypeError('machine_off', undefined, { machineId: plan.machineId });
-    const quiet = await quiesce(running, machine, plan.quiesce);
+    const quiet = await quiesce(runningMachine(context, plan.machineId), machine, plan.quiesce);
     try {
       await engine.snapshot(plan.points, (tx) => commit(tx, { power, pauseUs: null, ...quiet.outcome() }), quiet);
     } finally {

@@ -38,6 +38,7 @@ import {
   stateFormat,
   treeStyle,
 } from './common.ts';
+import { registerAdoption } from './machine-adoption.ts';
 import { registerLog } from './machine-log.ts';
 import { onMachine, registerPower } from './machine-power.ts';
 
@@ -157,6 +158,7 @@ export function register(noun: Command, ctx: Context): void {
     },
   );
 
+  registerAdoption(noun, ctx);
   registerPower(noun, ctx);
 
   const attach = onMachine(noun, 'attach', 'attach a drive, also while the machine runs')
@@ -288,7 +290,7 @@ async function show(ctx: Context, machine: Machine): Promise<void> {
     ['processors', String(hardware.cpus)],
     ['memory', ctx.size(hardware.memoryBytes)],
     ['machine type', hardware.machineType],
-    ['MAC address', hardware.macAddress],
+    ['MAC address', hardware.macAddress === '' ? null : hardware.macAddress],
     ['starts from', boot.from === 'drive' ? 'its first drive' : `kernel ${boot.kernel ?? ''}`],
     ['initrd', boot.initrd ?? null],
     ['kernel arguments', boot.append === undefined || boot.append === '' ? null : boot.append],

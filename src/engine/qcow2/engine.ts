@@ -19,13 +19,13 @@ import { readHeader } from '../../qemu/qcow2.ts';
 import { nbdSocketIn, reachStorageDaemon, stopStorageDaemon } from '../../qemu/storage-daemon.ts';
 import type {
   DoctorReport,
+  DriveFiles,
   Engine,
   EngineCapabilities,
   ForeignProcess,
   ImageSource,
   NbdTarget,
   ReclaimResult,
-  ReleasedDrive,
   Stillness,
   WorkControl,
 } from '../engine.ts';
@@ -35,7 +35,7 @@ import { abandon, type Context, type EngineLogger, markDead, newFile, planOverla
 import { Deltas } from './deltas.ts';
 import { examine } from './doctor.ts';
 import { FileStore } from './file-store.ts';
-import { adoptDrives, joinProcess, releaseDrives } from './foreign.ts';
+import { adoptDrives, filesOf, joinProcess, releaseDrives } from './foreign.ts';
 import type { ForeignGraph } from './foreign-graph.ts';
 import { DaemonGraph, type Graph } from './graph.ts';
 import { dropSpare, maxDepth, pivotDrives, topDepth } from './pivot.ts';
@@ -290,8 +290,12 @@ export class Qcow2Engine implements Engine {
     });
   }
 
-  releaseDrives(driveIds: readonly DriveId[], commit: CommitHook): Promise<readonly ReleasedDrive[]> {
+  releaseDrives(driveIds: readonly DriveId[], commit: (released: readonly DriveFiles[]) => CommitHook): Promise<void> {
     return this.#onDrives(driveIds, () => this.#ctx.links.run(() => releaseDrives(this.#ctx, driveIds, commit)));
+  }
+
+  filesOf(driveIds: readonly DriveId[]): Promise<readonly DriveFiles[]> {
+    return filesOf(this.#ctx, driveIds);
   }
 
   deleteDrive(driveId: DriveId, commit: CommitHook): Promise<void> {

@@ -7,6 +7,7 @@ import type { QmpClient } from '../../qemu/qmp.ts';
 import { ForeignMachine, type TestDisk } from '../../qemu/testing/foreign-machine.ts';
 import { MiB } from '../conformance/content.ts';
 import { noCommit, Rig } from '../conformance/rig.ts';
+import type { DriveFiles } from '../engine.ts';
 import { harness } from './conformance-harness.ts';
 
 interface Adopted extends AsyncDisposable {
@@ -202,13 +203,17 @@ test('a machine that is let go of runs on, and its files are whole without this 
   const [point] = first.points;
   if (point === undefined) throw new Error('no point');
   const clone = await rig.clone(point, sizeBytes);
-  await expect(rig.engine.releaseDrives(it.drives, noCommit)).rejects.toMatchObject({
+  await expect(rig.engine.releaseDrives(it.drives, () => noCommit)).rejects.toMatchObject({
     code: 'drive_has_clones',
     details: { blocking: [clone] },
   });
   await rig.engine.deleteDrive(clone, noCommit);
   await rig.reclaim(clone);
-  const released = await rig.engine.releaseDrives(it.drives, noCommit);
+  const released: DriveFiles[] = [];
+  await rig.engine.releaseDrives(it.drives, (drives) => {
+    released.push(...drives);
+    return noCommit;
+  });
   await expectLive(it);
   await it.machine.kill();
   for (const [at, drive] of released.entries()) {

@@ -14,12 +14,21 @@ import type { DriveId, MachineId } from '../../core/ids.ts';
 import { nowUs } from '../../core/time.ts';
 import { type ForeignDrive, type ForeignLayer, inspectDrives } from '../../qemu/foreign-drives.ts';
 import type { QmpClient } from '../../qemu/qmp.ts';
-import type { ForeignProcess, ReleasedDrive } from '../engine.ts';
+import type { DriveFiles, ForeignProcess } from '../engine.ts';
 import { type Context, removeDead } from './context.ts';
 import { ForeignGraph } from './foreign-graph.ts';
 import type { JobInfo } from './graph.ts';
 import { adoptTop, dropSpare, prepareSpare } from './pivot.ts';
-import { baseLevel, chainOf, childrenOf, deleteFileRows, type FileRow, type HeadRow, insertLayer } from './records.ts';
+import {
+  baseLevel,
+  chainOf,
+  childrenOf,
+  deleteFileRows,
+  type FileRow,
+  findHead,
+  type HeadRow,
+  insertLayer,
+} from './records.ts';
 import { finishIntents, intentsOf, removeLeftovers } from './recover.ts';
 
 /**
@@ -228,6 +237,18 @@ async function headOf(ctx: Context, driveId: DriveId): Promise<HeadRow> {
     .executeTakeFirstOrThrow();
 }
 
+export async function filesOf(ctx: Context, driveIds: readonly DriveId[]): Promise<DriveFiles[]> {
+  const { db } = ctx.catalog;
+  const found: DriveFiles[] = [];
+  for (const driveId of driveIds) {
+    const head = await findHead(db, driveId);
+    if (head === undefined) continue;
+    const chain = await chainOf(db, head.file_id);
+    found.push({ driveId, files: chain.map((file) => ({ path: ctx.store.pathOf(file.id), format: file.format })) });
+  }
+  return found;
+}
+
 /**
  * Forgets the drives with all their points. The files stay, since the process runs on them; a spare goes.
  * @throws drive_has_clones when drives of others stand on them
@@ -235,19 +256,14 @@ async function headOf(ctx: Context, driveId: DriveId): Promise<HeadRow> {
 export async function releaseDrives(
   ctx: Context,
   driveIds: readonly DriveId[],
-  commit: CommitHook,
-): Promise<ReleasedDrive[]> {
+  commit: (released: readonly DriveFiles[]) => CommitHook,
+): Promise<void> {
   const { db } = ctx.catalog;
-  const released: ReleasedDrive[] = [];
+  const released = await filesOf(ctx, driveIds);
   const heads: HeadRow[] = [];
   for (const driveId of driveIds) {
-    const head = await db.selectFrom('qcow2_drives').selectAll().where('drive_id', '=', driveId).executeTakeFirst();
+    const head = await findHead(db, driveId);
     if (head === undefined) continue;
-    const chain = await chainOf(db, head.file_id);
-    released.push({
-      driveId,
-      files: chain.map((file) => ({ path: ctx.store.pathOf(file.id), format: file.format })),
-    });
     await dropSpare(ctx, head);
     heads.push(head);
   }
@@ -281,12 +297,11 @@ export async function releaseDrives(
       if (child === undefined) await deleteFileRows(tx, [row.id]);
       else await tx.updateTable('qcow2_files').set({ drive_id: child.drive_id }).where('id', '=', row.id).execute();
     }
-    await commit(tx);
+    await commit(released)(tx);
     return gone;
   });
   ctx.step('drives.released');
   await removeDead(ctx, unused);
-  return released;
 }
 
 /** Drives of this server whose files stand on files of these. */

@@ -8,15 +8,7 @@ import { CalotypeError, notFound } from '../../core/errors.ts';
 import { type Extents, normalizeExtents } from '../../core/extents.ts';
 import type { DriveId, DriveSnapshotId, ExportId } from '../../core/ids.ts';
 import type { CheckReport, DriveUsage, SnapshotUsage } from '../../core/model.ts';
-import type {
-  Engine,
-  ImageSource,
-  NbdTarget,
-  ReclaimResult,
-  ReleasedDrive,
-  Stillness,
-  WorkControl,
-} from '../../engine/engine.ts';
+import type { Engine, ImageSource, NbdTarget, ReclaimResult, Stillness, WorkControl } from '../../engine/engine.ts';
 
 const blockBytes = 4096;
 
@@ -329,7 +321,11 @@ export class MemoryEngine implements Engine {
     throw new CalotypeError('not_supported');
   }
 
-  async releaseDrives(): Promise<readonly ReleasedDrive[]> {
+  async filesOf(): Promise<readonly []> {
+    return [];
+  }
+
+  async releaseDrives(): Promise<void> {
     throw new CalotypeError('not_supported');
   }
 
