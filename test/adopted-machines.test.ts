@@ -134,12 +134,11 @@ describe.skipIf(!hasGuest)('a machine that somebody else runs', () => {
       await expect(rig.snapshot(id)).rejects.toMatchObject({ code: 'machine_off' });
       expect(await rig.numberAt(snapshot.parts[0]?.id ?? newId(), MiB)).toBeGreaterThan(0);
 
-      await guest.boot(rig, guest.disks, ['pair']);
-      await expect.poll(async () => (await rig.machine(id)).error?.code).toBe('machine_changed');
-      await guest.machine.kill();
-
       const drives = await rig.service.machines.files(operator(rig), id);
       const present = drives.flatMap(({ files: [top] }) => (top === undefined ? [] : [top]));
+      await guest.boot(rig, [...present.slice(0, 1), ...guest.disks.slice(1)], ['pair']);
+      await expect.poll(async () => (await rig.machine(id)).error?.code).toBe('machine_changed');
+      await guest.machine.kill();
       await guest.boot(rig, present, ['pair']);
       await expect.poll(async () => (await rig.machine(id)).power).toBe('paused');
       expect((await rig.machine(id)).error).toBeNull();

@@ -35,7 +35,7 @@ import { abandon, type Context, type EngineLogger, markDead, newFile, planOverla
 import { Deltas } from './deltas.ts';
 import { examine } from './doctor.ts';
 import { FileStore } from './file-store.ts';
-import { adoptDrives, filesOf, joinProcess, releaseDrives } from './foreign.ts';
+import { adoptDrives, filesOf, guardPast, joinProcess, releaseDrives, unguard } from './foreign.ts';
 import type { ForeignGraph } from './foreign-graph.ts';
 import { DaemonGraph, type Graph } from './graph.ts';
 import { dropSpare, maxDepth, pivotDrives, topDepth } from './pivot.ts';
@@ -161,6 +161,7 @@ export class Qcow2Engine implements Engine {
     this.#ready = this.#connect();
     const report = await this.#ready;
     await this.#space.takeReserve();
+    this.#inBackground(() => guardPast(this.#ctx, null));
     this.#inBackground(async () => {
       const { signal } = this.#daemonLife;
       await reclaim(this.#parts, await drivesWithGarbage(this.#ctx), { ...unhurried, signal });
@@ -277,11 +278,13 @@ export class Qcow2Engine implements Engine {
     const heads = this.#ctx.catalog.db.selectFrom('qcow2_drives').select('drive_id');
     const drives = (await heads.where('process_id', '=', process.id).execute()).map((head) => head.drive_id);
     return this.#onDrives(drives, async () => {
+      await unguard(this.#ctx, drives);
       const { graph, report } = await joinProcess(this.#ctx, process);
       if (!graph.alive) throw new CalotypeError('engine_unavailable', 'The connection to the machine was lost.');
       this.#joined.set(process.id, graph);
       process.qmp.once('close', () => {
         if (this.#joined.get(process.id) === graph) this.#joined.delete(process.id);
+        if (!this.#closing) this.#inBackground(() => guardPast(this.#ctx, process.id));
       });
       this.#inBackground(async () => {
         await reclaim(this.#parts, drives, { ...unhurried, signal: this.#daemonLife.signal });

@@ -18,7 +18,7 @@ import type { DriveFiles, ForeignProcess } from '../engine.ts';
 import { type Context, removeDead } from './context.ts';
 import { ForeignGraph } from './foreign-graph.ts';
 import type { JobInfo } from './graph.ts';
-import { adoptTop, dropSpare, prepareSpare } from './pivot.ts';
+import { adoptTop, dropSpare, prepareSpare, reachable } from './pivot.ts';
 import {
   baseLevel,
   chainOf,
@@ -237,6 +237,36 @@ async function headOf(ctx: Context, driveId: DriveId): Promise<HeadRow> {
     .executeTakeFirstOrThrow();
 }
 
+const guardOf = (driveId: DriveId): string => `guard:${driveId}`;
+
+/**
+ * While a process cannot be reached its machine may be started from a file of its past, and would write over it. The daemon
+ * holds those files open: QEMU's own locks then keep every other QEMU from writing them. A raw file cannot be held.
+ * `processId` null: of every process that is not joined.
+ */
+export async function guardPast(ctx: Context, processId: MachineId | null): Promise<void> {
+  let query = ctx.catalog.db.selectFrom('qcow2_drives').selectAll().where('process_id', 'is not', null);
+  if (processId !== null) query = query.where('process_id', '=', processId);
+  for (const { drive_id: driveId } of await query.execute()) {
+    await ctx.driveLocks.run([driveId], async () => {
+      const head = await findHead(ctx.catalog.db, driveId);
+      if (head === undefined || reachable(ctx, head) !== undefined) return;
+      const past = (await chainOf(ctx.catalog.db, head.file_id)).slice(1);
+      if (past[0]?.format !== 'qcow2') return;
+      try {
+        await ctx.graph().open(guardOf(driveId), past, { writable: false });
+      } catch (error) {
+        ctx.logger.warn(`The past of drive ${driveId} cannot be held: ${String(error)}`);
+      }
+    });
+  }
+}
+
+export async function unguard(ctx: Context, driveIds: readonly DriveId[]): Promise<void> {
+  const held = driveIds.map(guardOf).filter((root) => ctx.graph().rootNamed(root) !== undefined);
+  if (held.length > 0) await ctx.graph().release(...held);
+}
+
 export async function filesOf(ctx: Context, driveIds: readonly DriveId[]): Promise<DriveFiles[]> {
   const { db } = ctx.catalog;
   const found: DriveFiles[] = [];
@@ -267,6 +297,7 @@ export async function releaseDrives(
     await dropSpare(ctx, head);
     heads.push(head);
   }
+  await unguard(ctx, driveIds);
   const unused = await ctx.catalog.write(async (tx) => {
     const clones = await dependants(tx, driveIds);
     if (clones.length > 0) {
