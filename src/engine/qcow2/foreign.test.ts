@@ -1,9 +1,10 @@
 /** Drives of a QEMU process that somebody else started: taken over, snapshotted, merged and let go of while it runs. */
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
-import { expect, test } from 'vitest';
+import { expect, test, vi } from 'vitest';
+import { CalotypeError } from '../../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, type MachineId, newId } from '../../core/ids.ts';
-import type { QmpClient } from '../../qemu/qmp.ts';
+import { QmpClient } from '../../qemu/qmp.ts';
 import { ForeignMachine, type TestDisk } from '../../qemu/testing/foreign-machine.ts';
 import { MiB } from '../conformance/content.ts';
 import { noCommit, Rig } from '../conformance/rig.ts';
@@ -254,5 +255,34 @@ test('a machine that is let go of runs on, and its files are whole without this 
     ]);
     expect(raw.toString()).toBe('');
   }
+  expect(await rig.complaints()).toEqual([]);
+});
+
+test('a monitor that is lost in the middle of a transaction leaves the machine whole', async () => {
+  await using rig = await Rig.start(harness);
+  await using it = await adopted(rig);
+  const first = await take(rig, it);
+  await write(it, 141, 0, MiB);
+  const { execute } = QmpClient.prototype;
+  const cut = vi.spyOn(QmpClient.prototype, 'execute').mockImplementation(async function (
+    this: QmpClient,
+    command,
+    args,
+  ) {
+    const answer = await execute.call(this, command, args);
+    if (command === 'transaction') this.close();
+    if (this.closed) throw new CalotypeError('engine_unavailable');
+    return answer as never;
+  });
+  await expect(take(rig, it)).rejects.toMatchObject({ code: 'engine_unavailable' });
+  cut.mockRestore();
+  it.qmp = await it.machine.connect();
+  const report = await rig.engine.joinProcess({ id: it.id, qmp: it.qmp, workingDirectory: null });
+  expect(report).toContainEqual(expect.stringContaining('when a connection was lost'));
+  await write(it, 151, MiB, MiB);
+  const second = await take(rig, it);
+  await expectPoints(rig, first);
+  await expectPoints(rig, second);
+  await expectLive(it);
   expect(await rig.complaints()).toEqual([]);
 });
