@@ -82,6 +82,9 @@ export interface NewMachineRow {
   imageId?: ImageId | null;
   tags: readonly string[];
   slots: readonly Slot[];
+  /** Sockets of an adopted one. */
+  qmpPath?: string;
+  agentPath?: string | null;
   at: number;
 }
 
@@ -104,6 +107,8 @@ export async function insertMachine(tx: Db, machine: NewMachineRow): Promise<Mac
     source_id: machine.sourceId,
     image_id: machine.imageId ?? null,
     started_at: null,
+    qmp_path: machine.qmpPath ?? null,
+    agent_path: machine.agentPath ?? null,
     created_at: machine.at,
     updated_at: machine.at,
     version: 1,
@@ -124,6 +129,17 @@ export async function attachDrive(tx: Db, machineId: MachineId, slot: Slot): Pro
 
 export async function detachDrive(tx: Db, driveId: DriveId): Promise<void> {
   await tx.deleteFrom('machine_drives').where('drive_id', '=', driveId).execute();
+}
+
+/** The drives of machines that somebody else runs. */
+export async function drivesOfAdopted(db: Db): Promise<DriveId[]> {
+  const rows = await db
+    .selectFrom('machine_drives')
+    .innerJoin('machines', 'machines.id', 'machine_drives.machine_id')
+    .select('machine_drives.drive_id')
+    .where('machines.managed', '=', 0)
+    .execute();
+  return rows.map((row) => row.drive_id);
 }
 
 /** The machine a drive is attached to, and where. */

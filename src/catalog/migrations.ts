@@ -177,4 +177,18 @@ alter table drives add column image_id text;
 create index drives_by_image on drives (image_id, number) where image_id is not null;
 alter table machines add column image_id text;
 `,
+  // Adopted machines
+  `
+alter table machines add column qmp_path text;
+alter table machines add column agent_path text;
+
+alter table qcow2_files add column path text;
+alter table qcow2_files add column origin text not null default 'own';
+alter table qcow2_files add column format text not null default 'qcow2';
+create unique index qcow2_files_by_path on qcow2_files (path) where path is not null;
+alter table qcow2_drives add column process_id text;
+alter table qcow2_drives add column device text;
+alter table qcow2_drives add column place text;
+create index qcow2_drives_by_process on qcow2_drives (process_id) where process_id is not null;
+`,
 ];

@@ -121,6 +121,9 @@ export interface MachinesTable {
   image_id: ImageId | null;
   /** When the present run began, µs; null while off. */
   started_at: number | null;
+  /** Monitor and agent sockets of an adopted machine. */
+  qmp_path: Generated<string | null>;
+  agent_path: Generated<string | null>;
   created_at: number;
   updated_at: number;
   version: number;
@@ -328,7 +331,14 @@ export interface SettingsTable {
  */
 export type Qcow2FileState = 'planned' | 'spare' | 'active' | 'frozen' | 'dead';
 
-/** A qcow2 file of the pool, `l<id in base 36>.qcow2`. */
+/**
+ * `own`: made here. `adopted`: the disk of a virtual machine that somebody else made; it is written, as by its machine, but
+ * never removed. `fixed`: what that stood on already; it is only read.
+ */
+export type Qcow2FileOrigin = 'own' | 'adopted' | 'fixed';
+export type LayerFormat = 'qcow2' | 'raw';
+
+/** A qcow2 file of the pool, `l<id in base 36>.qcow2`, or one outside of it. */
 export interface Qcow2FilesTable {
   id: Generated<number>;
   backing_id: number | null;
@@ -341,6 +351,11 @@ export interface Qcow2FilesTable {
   level: number;
   /** Allocated bytes when it froze; null while active or not yet measured. */
   data_bytes: number | null;
+  /** Where it is, absolute; null in the image directory. */
+  path: Generated<string | null>;
+  /** @see Qcow2FileOrigin */
+  origin: Generated<Qcow2FileOrigin>;
+  format: Generated<LayerFormat>;
   created_at: number;
 }
 
@@ -364,6 +379,12 @@ export interface Qcow2DrivesTable {
   spare_id: number | null;
   /** The last revert that was carried out, so that its retry is told apart from another. */
   last_operation: string | null;
+  /** The QEMU process of somebody else's that has the drive open, by its machine; null: the storage daemon serves it. */
+  process_id: Generated<MachineId | null>;
+  /** That process's name for the disk. */
+  device: Generated<string | null>;
+  /** What the paths of its new files begin with; null in the image directory. */
+  place: Generated<string | null>;
 }
 
 export interface Qcow2PointsTable {

@@ -259,6 +259,8 @@ export interface Task {
 export const taskKinds = [
   'machine.create',
   'machine.clone',
+  'machine.adopt',
+  'machine.disown',
   'machine.delete',
   'machine.start',
   'machine.stop',

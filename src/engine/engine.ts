@@ -13,8 +13,9 @@
  */
 import type { CommitHook } from '../catalog/catalog.ts';
 import type { Extents } from '../core/extents.ts';
-import type { DriveId, DriveSnapshotId, ExportId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ExportId, MachineId } from '../core/ids.ts';
 import type { CheckReport, DriveUsage, Finding, SnapshotUsage } from '../core/model.ts';
+import type { QmpClient } from '../qemu/qmp.ts';
 
 export interface EngineCapabilities {
   /** Several drives can be snapshotted at one instant. */
@@ -70,6 +71,22 @@ export interface ReclaimResult {
   readonly keptBytes: number;
 }
 
+/** A QEMU process that somebody else runs, which has drives open. */
+export interface ForeignProcess {
+  /** Its machine. */
+  readonly id: MachineId;
+  readonly qmp: QmpClient;
+  /** What its relative paths begin with; null when that cannot be seen. */
+  readonly workingDirectory: string | null;
+}
+
+/** Where an adopted drive's state is. */
+export interface DriveFiles {
+  readonly driveId: DriveId;
+  /** What it runs on, top first. */
+  readonly files: readonly { readonly path: string; readonly format: 'qcow2' | 'raw' }[];
+}
+
 export interface DoctorReport {
   readonly findings: readonly Finding[];
   readonly checkedFiles: number;
@@ -119,6 +136,32 @@ export interface Engine {
    * comes back by `reclaim`. The drive must not be exported. Idempotent.
    */
   deleteDrive(driveId: DriveId, commit: CommitHook): Promise<void>;
+
+  /**
+   * Takes over disks of a process of somebody else's as they are: nothing is moved or rewritten. From then on they are drives,
+   * which that process has open: they can be snapshotted while it is joined, and neither exported nor resized, reverted
+   * or deleted. Idempotent by drive. @throws adoption_refused
+   */
+  adoptDrives(
+    process: ForeignProcess,
+    drives: readonly { driveId: DriveId; device: string }[],
+    commit: CommitHook,
+  ): Promise<void>;
+
+  /**
+   * The process can be reached: what a lost connection left half done is finished. Until then, and again once the connection
+   * ends, its drives' points can be read and cloned, and nothing else. @returns what was found and done, one line each.
+   * @throws machine_changed when it runs on other files than its drives are in
+   */
+  joinProcess(process: ForeignProcess): Promise<readonly string[]>;
+
+  /**
+   * Forgets adopted drives and their points, and leaves the process and every file it has as they are. @throws drive_has_clones
+   */
+  releaseDrives(driveIds: readonly DriveId[], commit: (released: readonly DriveFiles[]) => CommitHook): Promise<void>;
+
+  /** The files that adopted drives are in: what their process has to be started with when it ended. */
+  filesOf(driveIds: readonly DriveId[]): Promise<readonly DriveFiles[]>;
 
   /**
    * One instant of all named drives: either every one is taken or none. Exported drives go on being written. Waits for

@@ -19,6 +19,7 @@ import { exportRoutes } from './routes/exports.ts';
 import { grantRoutes } from './routes/grants.ts';
 import { imageRoutes } from './routes/images.ts';
 import { importRoute } from './routes/imports.ts';
+import { machineAdoptionRoutes } from './routes/machine-adoption.ts';
 import { machineRoutes } from './routes/machines.ts';
 import { projectRoutes } from './routes/projects.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
@@ -120,6 +121,7 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
     });
     systemRoutes(scope, context);
     machineRoutes(scope, context);
+    machineAdoptionRoutes(scope, context);
     driveRoutes(scope, context);
     importRoute(scope, context);
     snapshotRoutes(scope, context);

@@ -140,7 +140,11 @@ export class QmpClient extends EventEmitter<{ event: [QmpEvent]; close: [] }> {
   }
 
   #take(line: string): void {
-    const message: Message = JSON.parse(line);
+    const message = parseMessage(line);
+    if (message === null) {
+      this.#socket.destroy(); // Whatever this is, it is no QEMU.
+      return;
+    }
     if (message.QMP !== undefined) this.#greeted?.();
     else if (message.event !== undefined) this.emit('event', { event: message.event, data: message.data ?? {} });
     else if (message.id !== undefined) {
@@ -161,5 +165,14 @@ export class QmpClient extends EventEmitter<{ event: [QmpEvent]; close: [] }> {
     for (const pending of this.#pending.values()) pending.reject(this.#gone());
     this.#pending.clear();
     this.emit('close');
+  }
+}
+
+function parseMessage(line: string): Message | null {
+  try {
+    const message: unknown = JSON.parse(line);
+    return typeof message === 'object' && message !== null ? message : null;
+  } catch {
+    return null;
   }
 }

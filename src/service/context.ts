@@ -1,7 +1,10 @@
 /** What every use case works with, put together once by `createService`. */
 import type { Catalog } from '../catalog/catalog.ts';
-import type { ExportId } from '../core/ids.ts';
+import type { ExportId, MachineId } from '../core/ids.ts';
 import type { Engine, NbdTarget } from '../engine/engine.ts';
+import type { AdoptedProcess } from '../qemu/adopted-process.ts';
+import type { MachineProcess } from '../qemu/machine-process.ts';
+import type { AdoptedMachines } from './adopted-machines.ts';
 import type { EventFeed } from './event-feed.ts';
 import type { ExportBook } from './export-book.ts';
 import type { MachineProcesses } from './machine-processes.ts';
@@ -64,4 +67,10 @@ export interface Context {
   readonly exports: ExportBook;
   readonly sizes: SizeBook;
   readonly machines: MachineProcesses;
+  readonly adopted: AdoptedMachines;
+}
+
+/** The process of a machine that runs, whoever started it. */
+export function runningMachine(context: Context, id: MachineId): MachineProcess | AdoptedProcess | undefined {
+  return context.machines.find(id) ?? context.adopted.find(id);
 }

@@ -31,9 +31,10 @@ import type {
   Task,
 } from '../core/model.ts';
 import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
-import type { DoctorReport, ImageFormat } from '../engine/engine.ts';
+import type { DoctorReport, DriveFiles, ImageFormat } from '../engine/engine.ts';
 import type { Caller } from './caller.ts';
 import type { DriveFromImage, MachineFromImage } from './image-clones.ts';
+import type { AdoptionRequest, DisownInput } from './machine-adoption.ts';
 import type { MachineCloneRequest } from './machine-clones.ts';
 import type { MachineDeletion } from './machine-delete.ts';
 import type { MachineRevertRequest } from './machine-reverts.ts';
@@ -197,6 +198,11 @@ export interface MachineUseCases {
   update(caller: Caller, id: MachineId, update: Update & { cpus?: number; memoryBytes?: number }): Promise<Machine>;
   /** @throws machine_has_snapshots unless `snapshots` says what to do with them and there are some */
   delete(caller: Caller, id: MachineId, options: MachineDeletion & CreateOptions): Promise<Task>;
+  /** Operators only. @throws adoption_refused */
+  adopt(caller: Caller, input: AdoptionRequest, options?: CreateOptions): Promise<WithTask<'machine', Machine>>;
+  /** Where the drives of an adopted machine are; top first. @throws not_supported for others */
+  files(caller: Caller, id: MachineId): Promise<readonly DriveFiles[]>;
+  disown(caller: Caller, id: MachineId, input: Partial<DisownInput>, options?: CreateOptions): Promise<Task>;
   start(caller: Caller, id: MachineId, input: { paused?: boolean }, options?: CreateOptions): Promise<Task>;
   /** `graceful` (default): the guest is asked, and after the time limit (default 60 s) the plug is pulled. */
   stop(

@@ -45,6 +45,12 @@ export function deleteMachine(
       async (tx, add) => {
         const machine = await machineRow(tx, caller, id);
         assertVersion(machine, options.ifVersion);
+        if (machine.managed === 0) {
+          throw new CalotypeError('machine_adopted', 'Somebody else runs the machine: it can be disowned.', {
+            machineId: id,
+            remedy: 'Disown it; it runs on.',
+          });
+        }
         if (machine.state === 'deleting') {
           const earlier = runner.queueOf(id).find((queued) => queued.kind === 'machine.delete' && queued.ready);
           if (earlier !== undefined) return earlier;
@@ -86,7 +92,7 @@ export function registerMachineDelete(context: Context): void {
     pausable: false,
     async run(task, input) {
       const machine = await machineOf(context, task);
-      if (machine.managed === 1) await bringDown(context, machine);
+      await bringDown(context, machine);
       const begun = await runner.change(
         async (tx, add) => {
           const slots = await slotsOf(tx, machine.id);

@@ -99,7 +99,7 @@ export function revertMachine(
       const machine = await machineRow(tx, caller, machineId);
       assertMachineReady(context, machine);
       if (machine.managed === 0) {
-        throw new CalotypeError('not_supported', 'Only a machine that this server runs can be reverted.', {
+        throw new CalotypeError('machine_adopted', 'Only a machine that this server runs can be reverted.', {
           machineId,
           remedy: 'Clone the snapshot to a machine of its own.',
         });

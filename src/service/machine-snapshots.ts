@@ -26,7 +26,7 @@ import { assertDriveReady, assertMachineReady, machineRow, ownerOf } from './acc
 import type { ActiveTask } from './active-task.ts';
 import type { Caller } from './caller.ts';
 import type { Compaction } from './compaction.ts';
-import type { Context } from './context.ts';
+import { type Context, runningMachine } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { checkLabels, compactTime, fitName } from './labels.ts';
@@ -71,17 +71,28 @@ export function createMachineSnapshot(
   input: MachineSnapshotRequest,
   options?: CreateOptions,
 ): Promise<WithTask<'snapshot', Snapshot>> {
-  const { engine, runner } = context;
+  const { engine, machines, runner } = context;
   const first = async () => {
     const wanted = input.name === undefined ? undefined : checkName(input.name);
     const labels = checkLabels(input);
     const excluded = [...new Set(input.exclude ?? [])];
     const id = newId<SnapshotId>();
     const space = await engine.space();
+    const { standard } = await machines.machineTypes();
     const { task, record } = await runner.change(async (tx, add) => {
       const machine = await machineRow(tx, caller, input.machineId);
       assertMachineReady(context, machine);
       const memory = input.memory ?? false;
+      if (memory && machine.managed === 0) {
+        throw new CalotypeError(
+          'machine_adopted',
+          'Memory can be kept of machines that this server runs: no other can be given it back.',
+          {
+            machineId: machine.id,
+            remedy: 'Leave the memory out.',
+          },
+        );
+      }
       if (memory && machine.power === 'off') {
         throw new CalotypeError('machine_off', 'A machine that is off has no memory to keep.', {
           machineId: machine.id,
@@ -141,7 +152,7 @@ export function createMachineSnapshot(
       } as const;
       await insertSnapshot(tx, { ...made, machineId: machine.id });
       await insertMachineSnapshot(tx, {
-        ...(await describeMachine(tx, machine)),
+        ...(await describeMachine(tx, machine, machine.managed === 0 ? standard : undefined)),
         snapshot_id: id,
         excluded_json: JSON.stringify(excluded),
         power: machine.power,
@@ -178,15 +189,16 @@ export function createMachineSnapshot(
   return once(context, caller, options, first, (attempt) => replaySnapshot(context, attempt));
 }
 
-/** What a snapshot keeps of the machine beside its drives. */
-export async function describeMachine(tx: Tx, machine: MachineRow) {
+/** What a snapshot keeps of the machine beside its drives. Made anew from it, an adopted machine is one as any other. */
+export async function describeMachine(tx: Tx, machine: MachineRow, standardType?: string) {
+  const hardware: MachineHardware = JSON.parse(machine.hardware_json);
   return {
     machine_id: machine.id,
     machine_name: machine.name,
     parent_id: machine.based_on,
     kind: machine.kind,
     boot_json: machine.boot_json,
-    hardware_json: machine.hardware_json,
+    hardware_json: JSON.stringify(standardType === undefined ? hardware : { ...hardware, machineType: standardType }),
     slots_json: JSON.stringify(await slotsOf(tx, machine.id)),
   };
 }
@@ -217,10 +229,10 @@ export async function takeMachine(
   await assertSameDrives(context, plan);
   await forgetAttempt(context, plan);
   const running = machines.find(plan.machineId);
-  const power = running?.power ?? 'off';
+  const power = runningMachine(context, plan.machineId)?.power ?? 'off';
   if (!plan.memory || running === undefined) {
     if (plan.memory) throw new CalotypeError('machine_off', undefined, { machineId: plan.machineId });
-    const quiet = await quiesce(running, machine, plan.quiesce);
+    const quiet = await quiesce(runningMachine(context, plan.machineId), machine, plan.quiesce);
     try {
       await engine.snapshot(plan.points, (tx) => commit(tx, { power, pauseUs: null, ...quiet.outcome() }), quiet);
     } finally {

@@ -16,7 +16,7 @@ import { CalotypeError, notFound, type StoredError } from '../core/errors.ts';
 import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
 import type { ActiveTask, Outcome } from './active-task.ts';
-import type { Context } from './context.ts';
+import { type Context, runningMachine } from './context.ts';
 import { bringDown, bringUp, endServing, serveDrive } from './machine-power.ts';
 
 /** How long a guest may take to let go of a drive. */
@@ -103,7 +103,7 @@ export function registerMachineTasks(context: Context): void {
     ...plain,
     async run(task, { mode, timeoutMs, settle }) {
       const machine = await machineOf(context, task);
-      const running = machines.find(machine.id);
+      const running = runningMachine(context, machine.id);
       // It ended by itself, and was started again since.
       if (settle && running !== undefined) return undefined;
       if (settle) {
@@ -126,7 +126,8 @@ export function registerMachineTasks(context: Context): void {
           });
         }
       }
-      await bringDown(context, machine);
+      if (machine.managed === 1) await bringDown(context, machine);
+      else if (by === 'power') await context.adopted.find(machine.id)?.powerOff();
       await conclude(task, machine, 'off', { event: 'machine.stopped', detail: { by } });
       return undefined;
     },
@@ -136,7 +137,7 @@ export function registerMachineTasks(context: Context): void {
     ...plain,
     async run(task) {
       const machine = await machineOf(context, task);
-      await machines.get(machine.id).qmp.execute('stop');
+      await mustRun(machine).qmp.execute('stop');
       await conclude(task, machine, 'paused', { event: 'machine.paused' });
       return undefined;
     },
@@ -146,7 +147,7 @@ export function registerMachineTasks(context: Context): void {
     ...plain,
     async run(task) {
       const machine = await machineOf(context, task);
-      await machines.get(machine.id).qmp.execute('cont');
+      await mustRun(machine).qmp.execute('cont');
       await conclude(task, machine, 'running', { event: 'machine.resumed' });
       return undefined;
     },
@@ -156,7 +157,7 @@ export function registerMachineTasks(context: Context): void {
     ...plain,
     async run(task) {
       const machine = await machineOf(context, task);
-      const running = machines.get(machine.id);
+      const running = mustRun(machine);
       await running.qmp.execute('system_reset');
       await conclude(task, machine, running.power, { event: 'machine.reset' });
       return undefined;
@@ -211,6 +212,13 @@ export function registerMachineTasks(context: Context): void {
       return undefined;
     },
   });
+
+  /** @throws machine_off */
+  function mustRun(machine: MachineRow) {
+    const found = runningMachine(context, machine.id);
+    if (found === undefined) throw new CalotypeError('machine_off', undefined, { machineId: machine.id });
+    return found;
+  }
 
   async function assertSlotFree(machine: MachineRow, slot: number, driveId: string): Promise<void> {
     const taken = (await slotsOf(catalog.db, machine.id)).find((known) => known.slot === slot);

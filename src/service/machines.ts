@@ -18,7 +18,7 @@ import type { MachineRow } from '../catalog/schema.ts';
 import { replaceTags } from '../catalog/tags.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type MachineId, newId } from '../core/ids.ts';
-import type { Machine, MachineBoot, MachineHardware, Task } from '../core/model.ts';
+import type { Machine, MachineBoot, MachineHardware, Task, TaskKind } from '../core/model.ts';
 import { checkName } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { MachineProcess, maxSlots } from '../qemu/machine-process.ts';
@@ -28,22 +28,26 @@ import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, MachineUseCases } from './interface.ts';
 import { assertVersion, checkLabels, checkUpdate } from './labels.ts';
+import { adoptMachine, disownMachine } from './machine-adoption.ts';
 import { deleteMachine } from './machine-delete.ts';
 import { checkCpus, checkMemory, newMacAddress } from './machine-hardware.ts';
 import { kernelOf } from './machine-power.ts';
 import { toMachine } from './objects.ts';
 import { cursorOf, pageOf, readCursor } from './paging.ts';
 import { replayMachine, replayTask } from './replay.ts';
-import { assertMayCreate, visibleFilter } from './rights.ts';
+import { assertMayCreate, assertOperator, visibleFilter } from './rights.ts';
 import type { TaskInputs } from './task-inputs.ts';
 
+/** What can be asked of a process that somebody else runs. */
+const forAdopted: readonly TaskKind[] = ['machine.stop', 'machine.pause', 'machine.resume', 'machine.reset'];
 const defaultStopMs = 60_000;
 const maxStopMs = 3600_000;
 const maxAppendLength = 2048;
 
 export function machineUseCases(context: Context): MachineUseCases {
-  const { catalog, machines, runner } = context;
-  const show = (record: MachineRecord): Machine => toMachine(record, machines.runtimeOf(record));
+  const { catalog, engine, machines, adopted, runner } = context;
+  const show = (record: MachineRecord): Machine =>
+    toMachine(record, machines.runtimeOf(record) ?? adopted.runtimeOf(record));
 
   type Simple =
     | 'machine.start'
@@ -67,9 +71,10 @@ export function machineUseCases(context: Context): MachineUseCases {
       const task = await runner.change(async (tx, add) => {
         const machine = await machineRow(tx, caller, id);
         assertMachineReady(context, machine);
-        if (machine.managed === 0) {
-          throw new CalotypeError('not_supported', 'This server does not run the process of this machine.', {
+        if (machine.managed === 0 && !forAdopted.includes(kind)) {
+          throw new CalotypeError('machine_adopted', undefined, {
             machineId: id,
+            remedy: 'Do it where the machine is run; a machine that is started again is found by itself.',
           });
         }
         const more = await check(tx, machine);
@@ -239,6 +244,19 @@ export function machineUseCases(context: Context): MachineUseCases {
     },
 
     delete: (caller, id, options) => deleteMachine(context, caller, id, options),
+    adopt: (caller, input, options) => adoptMachine(context, caller, input, options),
+    async files(caller, id) {
+      assertOperator(caller);
+      const machine = await readableMachine(catalog.db, caller, id);
+      if (machine.managed === 1) {
+        throw new CalotypeError('not_supported', 'The drives of this machine are layers of this server.', {
+          machineId: id,
+        });
+      }
+      return engine.filesOf(machine.slots.map((slot) => slot.driveId));
+    },
+
+    disown: (caller, id, input, options) => disownMachine(context, caller, id, input, options),
 
     start: (caller, id, input, options) =>
       change(caller, id, options, 'machine.start', { paused: input.paused ?? false }),

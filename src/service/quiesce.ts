@@ -3,6 +3,7 @@ import type { MachineRow } from '../catalog/schema.ts';
 import { CalotypeError } from '../core/errors.ts';
 import type { QuiesceMode } from '../core/model.ts';
 import type { Stillness } from '../engine/engine.ts';
+import type { AdoptedProcess } from '../qemu/adopted-process.ts';
 import { FreezeGuard } from '../qemu/freeze-guard.ts';
 import type { MachineProcess } from '../qemu/machine-process.ts';
 
@@ -72,7 +73,7 @@ const reasonOf = (error: unknown): string => (error instanceof Error ? error.mes
 
 /** Everything that can be done beforehand. @throws agent_unavailable when quiet is required and cannot be had */
 export async function quiesce(
-  running: MachineProcess | undefined,
+  running: MachineProcess | AdoptedProcess | undefined,
   machine: MachineRow,
   mode: QuiesceMode,
 ): Promise<Quiescence> {
@@ -90,8 +91,10 @@ export async function quiesce(
   }
   if (mode === 'never') return new Quiescence(mode, crash('No quiescing was asked for.'));
   try {
-    if (!(await running.hasAgent())) throw new CalotypeError('agent_unavailable', 'No agent runs in the guest.');
     const { agentSocket: socketPath } = running;
+    if (socketPath === null || !(await running.hasAgent())) {
+      throw new CalotypeError('agent_unavailable', 'No agent runs in the guest.');
+    }
     const guard = await FreezeGuard.start({ socketPath, limitMs: frozenLimitMs, timeoutMs: agentTimeoutMs });
     return new Quiescence(mode, crash('Nothing was frozen.'), guard);
   } catch (error) {

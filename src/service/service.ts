@@ -9,6 +9,7 @@ import { pruneKeys } from '../catalog/idempotency.ts';
 import type { ProjectId } from '../core/ids.ts';
 import { nowUs } from '../core/time.ts';
 import type { Engine } from '../engine/engine.ts';
+import { AdoptedMachines } from './adopted-machines.ts';
 import { Compaction } from './compaction.ts';
 import type { Context, Logger, ServiceConfig } from './context.ts';
 import { registerDriveDelete } from './drive-delete.ts';
@@ -23,6 +24,7 @@ import { registerImageDelete } from './image-delete.ts';
 import { imageUseCases } from './images.ts';
 import { cleanTemporary, registerImports } from './imports.ts';
 import type { Service } from './interface.ts';
+import { registerMachineAdoption } from './machine-adoption.ts';
 import { registerMachineClones } from './machine-clones.ts';
 import { registerMachineDelete } from './machine-delete.ts';
 import { MachineProcesses } from './machine-processes.ts';
@@ -71,7 +73,9 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   const sizes = new SizeBook({ catalog, engine, exports, logger });
   const machines = new MachineProcesses({ catalog, dataDirectory: config.dataDirectory, logger });
   machines.wake = feed.wake;
-  const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes, machines };
+  const adopted = new AdoptedMachines({ catalog, engine, logger });
+  adopted.wake = feed.wake;
+  const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes, machines, adopted };
   const compaction = new Compaction(context);
   const reclaimer = new Reclaimer(context);
 
@@ -88,6 +92,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   registerMachineSnapshots(context, compaction);
   registerMachineReverts(context, compaction);
   registerMachineClones(context);
+  registerMachineAdoption(context);
   const useCases = {
     machines: machineUseCases(context),
     drives: driveUseCases(context),
@@ -100,6 +105,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
 
   machines.onEnded = (machine) => settleMachine(context, machine);
   await machines.adoptAll();
+  await adopted.watchAll();
   engine.onServedAnew(() => {
     machines.loseDrives().catch((error) => logger.error({ err: error }, 'machines could not be ended'));
   });
@@ -157,6 +163,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
       compaction.close();
       await runner.close(graceMs);
       machines.close();
+      adopted.close();
       await sizes.store();
       sizes.close();
     },

@@ -3,6 +3,7 @@ import type { DriveId, DriveSnapshotId, ExportId, ImageId, SnapshotId } from '..
 import type { TaskKind } from '../core/model.ts';
 import type { ImageFormat } from '../engine/engine.ts';
 import type { ImageDeleteInput } from './image-delete.ts';
+import type { AdoptionInput, DisownInput } from './machine-adoption.ts';
 import type { MachineCloneInput } from './machine-clones.ts';
 import type { MachineRevertInput } from './machine-reverts.ts';
 import type { MachinePoints } from './machine-snapshots.ts';
@@ -28,6 +29,8 @@ export interface ExportInput {
 export interface TaskInputs extends Record<TaskKind, object> {
   'machine.create': Record<string, never>;
   'machine.clone': MachineCloneInput;
+  'machine.adopt': AdoptionInput;
+  'machine.disown': DisownInput;
   'machine.delete': { drives: 'keep' | 'delete'; snapshots: 'keep' | 'delete' };
   'machine.start': { paused: boolean };
   /** `settle`: it ended by itself; only what served its drives is to go. */

@@ -38,6 +38,7 @@ import {
   stateFormat,
   treeStyle,
 } from './common.ts';
+import { registerAdoption } from './machine-adoption.ts';
 import { registerLog } from './machine-log.ts';
 import { onMachine, registerPower } from './machine-power.ts';
 
@@ -164,6 +165,7 @@ export function register(noun: Command, ctx: Context): void {
     },
   );
 
+  registerAdoption(noun, ctx);
   registerPower(noun, ctx);
 
   const attach = onMachine(noun, 'attach', 'attach a drive, also while the machine runs')
@@ -304,7 +306,7 @@ async function show(ctx: Context, machine: Machine): Promise<void> {
     ['processors', String(hardware.cpus)],
     ['memory', ctx.size(hardware.memoryBytes)],
     ['machine type', hardware.machineType],
-    ['MAC address', hardware.macAddress],
+    ['MAC address', hardware.macAddress === '' ? null : hardware.macAddress],
     ...bootFields(boot),
     ['process', runtime === null ? null : `${runtime.pid}, QEMU ${runtime.qemuVersion} with ${runtime.accelerator}`],
     ['up for', runtime === null ? null : formatDuration(runtime.uptimeSeconds)],

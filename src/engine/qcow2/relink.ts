@@ -6,7 +6,7 @@
 import type { CommitHook } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
-import { type Context, markDead } from './context.ts';
+import { type Context, graphsWith, markDead } from './context.ts';
 import {
   chainOf,
   deleteIntent,
@@ -83,7 +83,7 @@ export async function finishRelink(
 export async function relinkOne(ctx: Context, child: number, to: number | null): Promise<void> {
   const row = await findFile(ctx.catalog.db, child);
   if (row === undefined || row.state === 'dead') return;
-  const graph = ctx.graph();
+  const graph = graphsWith(ctx, child)[0] ?? ctx.graph();
   const header = await readHeader(ctx.store.pathOf(child));
   const written = header.backing === (to === null ? null : ctx.store.nameOf(to));
   const roots = [`relinked:${child}`];

@@ -50,7 +50,7 @@ const changeErrors = [
   'machine_failed',
   'engine_failed',
   'engine_unavailable',
-  'not_supported',
+  'machine_adopted',
   'cancelled',
 ] as const;
 

@@ -57,6 +57,9 @@ export function fakeService(given: FakeServices): Service {
   return {
     machines: {
       ...crud,
+      adopt: refuse,
+      disown: refuse,
+      files: refuse,
       start: refuse,
       stop: refuse,
       pause: refuse,

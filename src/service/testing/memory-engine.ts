@@ -324,6 +324,22 @@ export class MemoryEngine implements Engine {
     return target;
   }
 
+  async adoptDrives(): Promise<void> {
+    throw new CalotypeError('not_supported');
+  }
+
+  async joinProcess(): Promise<readonly string[]> {
+    throw new CalotypeError('not_supported');
+  }
+
+  async filesOf(): Promise<readonly []> {
+    return [];
+  }
+
+  async releaseDrives(): Promise<void> {
+    throw new CalotypeError('not_supported');
+  }
+
   socketPathOf(): string {
     return '/run/memory.sock';
   }
