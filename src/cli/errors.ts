@@ -43,7 +43,7 @@ const remedies: Readonly<Record<string, string>> = {
   drive_attached: 'Detach it first: calotype machine detach MACHINE DRIVE.',
   image_in_use:
     'See who uses it: calotype drive list --image IMAGE; delete these drives, or make them independent: calotype drive flatten DRIVE.',
-  machine_has_snapshots: 'Say what becomes of them: --snapshots keep, or --snapshots delete.',
+  machine_has_snapshots: 'Say what becomes of them: see --snapshots.',
   guest_did_not_stop: 'Pull its plug: calotype machine stop MACHINE --mode power.',
   agent_unavailable: 'Do without it: --quiesce prefer, or --quiesce never.',
   memory_not_restorable: 'Leave the memory out: revert with --without-memory, clone without --memory.',
