@@ -298,7 +298,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
         await this.refresh().catch(() => undefined);
         return;
       }
-      await delay(reconnectMs);
+      await delay(this.#shutdown ? connectMs : reconnectMs);
     }
     if (this.#released || this.#ended) return;
     this.#ended = true;
