@@ -66,6 +66,35 @@ describe.skipIf(!hasGuest)('a running machine', () => {
   );
 
   test(
+    'the guest stands still from before its drives are taken until they are, and then runs on',
+    async () => {
+      await using rig = await MachineRig.start();
+      const id = await rig.createMachine('held', ['count'], [await rig.createDrive('a')]);
+      await rig.boot(id);
+      const running = rig.service.processes.get(id);
+      const seen: string[] = [];
+      const take = rig.engine.snapshot.bind(rig.engine);
+      rig.engine.snapshot = (points, commit, stillness) =>
+        take(points, commit, {
+          hold: async () => {
+            await stillness?.hold();
+            // Time enough to run on, if nothing held it.
+            for (let i = 0; i < 300; i++) await rig.engine.ping();
+            seen.push(running.power);
+          },
+          release: async (taken) => {
+            await stillness?.release(taken);
+            seen.push(running.power);
+          },
+        });
+      const { machine } = await rig.snapshot(id, { memory: true });
+      expect(seen).toEqual(['paused', /ran on/.test(machine?.reason ?? '') ? 'running' : 'paused']);
+      await rig.line(id, /^count \d+$/m, (await rig.serial(id)).length);
+    },
+    timeoutMs,
+  );
+
+  test(
     'two drives are taken at one instant',
     async () => {
       await using rig = await MachineRig.start();

@@ -5,7 +5,7 @@
 import { type ChildProcessByStdio, spawn } from 'node:child_process';
 import { createReadStream } from 'node:fs';
 import { rm } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { extname } from 'node:path';
 import { type Readable, Transform, type Writable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
@@ -41,12 +41,22 @@ class Meter extends Transform {
 /** Receives one migration stream and writes it to a new file, through a process of its own (memory-writer-process.ts). */
 export class MemoryWriter {
   readonly socketPath: string;
+  /** Of the gate that the guest is to stand still at (flush-gate.ts); closed until `openGate`. */
+  readonly gatePath: string;
+  /** Resolves when the guest stands at the gate. Rejects never; a writer that ends leaves it open. */
+  readonly held: Promise<void>;
   readonly #child: ChildProcessByStdio<Writable, Readable, null>;
   readonly #done: Promise<StoredMemory>;
 
-  private constructor(child: ChildProcessByStdio<Writable, Readable, null>, socketPath: string, told: Told) {
+  private constructor(
+    child: ChildProcessByStdio<Writable, Readable, null>,
+    sockets: { socketPath: string; gatePath: string },
+    told: Told,
+  ) {
     this.#child = child;
-    this.socketPath = socketPath;
+    this.socketPath = sockets.socketPath;
+    this.gatePath = sockets.gatePath;
+    this.held = told.held;
     this.#done = told.done;
     // Whoever waits hears of a failure; nobody has to wait.
     this.#done.catch(() => undefined);
@@ -55,18 +65,17 @@ export class MemoryWriter {
   /** @throws machine_failed */
   static async open(
     path: string,
-    socketPath: string,
+    sockets: { socketPath: string; gatePath: string },
     options: { onBytes?: (bytes: number) => void } = {},
   ): Promise<MemoryWriter> {
-    await rm(socketPath, { force: true });
+    const { socketPath, gatePath } = sockets;
+    for (const socket of [socketPath, gatePath]) await rm(socket, { force: true });
     const script = fileURLToPath(new URL(`memory-writer-process${extname(import.meta.url)}`, import.meta.url));
-    const child = spawn(process.execPath, ['--disable-warning=ExperimentalWarning', script, socketPath, path], {
-      detached: true,
-      stdio: ['pipe', 'pipe', 'ignore'],
-    });
+    const args = ['--disable-warning=ExperimentalWarning', script, socketPath, gatePath, path];
+    const child = spawn(process.execPath, args, { detached: true, stdio: ['pipe', 'pipe', 'ignore'] });
     child.stdin.on('error', () => undefined);
     const told = listenTo(child, options.onBytes ?? (() => undefined));
-    const writer = new MemoryWriter(child, socketPath, told);
+    const writer = new MemoryWriter(child, sockets, told);
     await told.ready;
     return writer;
   }
@@ -76,29 +85,38 @@ export class MemoryWriter {
     return this.#done;
   }
 
-  /** Gives up: nothing stays. What QEMU still sends is read and thrown away. */
+  /** Lets a guest that stands at the gate go on. Idempotent. */
+  openGate(): void {
+    this.#child.stdin.write('open\n');
+  }
+
+  /** Gives up: the gate opens, and nothing stays. What QEMU still sends is read and thrown away. */
   async abort(): Promise<void> {
     this.#child.stdin.write('discard\n');
     await this.#done.catch(() => undefined);
-    await rm(this.socketPath, { force: true });
+    for (const socket of [this.socketPath, this.gatePath]) await rm(socket, { force: true });
   }
 }
 
 interface Told {
   readonly ready: Promise<void>;
+  readonly held: Promise<void>;
   readonly done: Promise<StoredMemory>;
 }
 
 function listenTo(child: ChildProcessByStdio<Writable, Readable, null>, onBytes: (bytes: number) => void): Told {
   const ready = Promise.withResolvers<void>();
+  const held = Promise.withResolvers<void>();
   const done = Promise.withResolvers<StoredMemory>();
   let rest = '';
   child.stdout.setEncoding('utf8').on('data', (text: string) => {
     const lines = (rest + text).split('\n');
     rest = lines.pop() ?? '';
     for (const line of lines) {
-      const message: { ready?: true; bytes?: number; done?: StoredMemory; failed?: string } = JSON.parse(line);
+      const message: { ready?: true; held?: true; bytes?: number; done?: StoredMemory; failed?: string } =
+        JSON.parse(line);
       if (message.ready) ready.resolve();
+      else if (message.held) held.resolve();
       else if (message.bytes !== undefined) onBytes(message.bytes);
       else if (message.done !== undefined) done.resolve(message.done);
       else if (message.failed !== undefined) done.reject(failureOf(message.failed));
@@ -112,7 +130,7 @@ function listenTo(child: ChildProcessByStdio<Writable, Readable, null>, onBytes:
   child.once('error', end);
   child.once('close', end);
   ready.promise.catch(() => undefined);
-  return { ready: ready.promise, done: done.promise };
+  return { ready: ready.promise, held: held.promise, done: done.promise };
 }
 
 function failureOf(code: string): CalotypeError {
@@ -132,27 +150,58 @@ export async function sendMemory(path: string, socketPath: string, expected: { c
     socket.once('connect', resolve);
     socket.once('error', reject);
   });
+  const sending = new SocketSender(socket);
   try {
     await pipeline(
       createReadStream(path, { highWaterMark: pieceBytes }),
       stored,
       createZstdDecompress({ chunkSize: pieceBytes }),
-      socket,
+      async (pieces: AsyncIterable<Buffer>) => {
+        for await (const piece of pieces) await sending.send(piece);
+      },
     );
   } catch (cause) {
     socket.destroy();
-    if (isNetworkError(cause)) {
+    if (sending.isClosed) {
       throw new CalotypeError('machine_failed', 'QEMU did not take the memory of the snapshot.', {}, { cause });
     }
     throw new CalotypeError('memory_damaged', 'The stored memory of the snapshot cannot be read.', {}, { cause });
   }
+  // QEMU hangs up by itself when it has all of it, maybe before this.
+  socket.end();
   if (stored.checksum !== expected.checksum) {
     throw new CalotypeError('memory_damaged', 'The stored memory of the snapshot is not what was stored.');
   }
 }
 
-function isNetworkError(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && (error.code === 'EPIPE' || error.code === 'ECONNRESET');
+/** Hands pieces to a socket, one after another, at the pace of the other side. */
+class SocketSender {
+  readonly #socket: Socket;
+  isClosed = false;
+  #wake: () => void = () => undefined;
+
+  constructor(socket: Socket) {
+    this.#socket = socket;
+    socket.once('error', () => this.#close());
+    socket.once('close', () => this.#close());
+    socket.on('drain', () => this.#wake());
+  }
+
+  /** Resolves when there is room for the next one. Rejects when the other side has hung up. */
+  async send(piece: Buffer): Promise<void> {
+    if (this.isClosed) throw new Error('The other side hung up.');
+    if (this.#socket.write(piece)) return;
+    await new Promise<void>((resolve) => {
+      this.#wake = resolve;
+    });
+    // After the last piece it may.
+    if (this.isClosed && this.#socket.writableLength > 0) throw new Error('The other side hung up.');
+  }
+
+  #close(): void {
+    this.isClosed = true;
+    this.#wake();
+  }
 }
 
 /** @throws memory_damaged when the file is not what was stored */

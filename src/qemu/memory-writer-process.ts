@@ -3,8 +3,12 @@
  * background save breaks: the guest then waits for a page that nobody writes any more, and holds the lock that the end of
  * the save needs. So whatever happens, to the file or to the server, the stream is read to its end.
  *
- * Arguments: socket to listen on, file to make. On stdin the word `discard` gives the file up; its end means that the
- * server is gone. Stdout gets one JSON object a line: `ready`, `bytes` now and then, at last `done` or `failed`.
+ * It also keeps the gate (flush-gate.ts) that the guest stands still at while its drives are taken: a server that dies
+ * leaves no guest standing there.
+ *
+ * Arguments: socket to listen on, socket of the gate, file to make. On stdin the word `open` opens the gate, and `discard`
+ * gives the file up, too; the end of stdin means that the server is gone. Stdout gets one JSON object a line: `ready`, `held`
+ * when the guest stands at the gate, `bytes` now and then, at last `done` or `failed`.
  */
 import { createWriteStream } from 'node:fs';
 import { open, rm } from 'node:fs/promises';
@@ -13,13 +17,14 @@ import { dirname } from 'node:path';
 import { Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { constants, crc32, createZstdCompress } from 'node:zlib';
+import { FlushGate } from './flush-gate.ts';
 
 /** Fast enough not to be what a save waits for, and a quarter of the size on guests that do something. */
 const compressionLevel = 1;
 const pieceBytes = 1024 * 1024;
 const tellEveryMs = 100;
 
-const [, , socketPath = '', path = ''] = process.argv;
+const [, , socketPath = '', gatePath = '', path = ''] = process.argv;
 
 function tell(message: object): void {
   process.stdout.write(`${JSON.stringify(message)}\n`);
@@ -99,6 +104,7 @@ async function receive(socket: Socket, signal: AbortSignal): Promise<void> {
   tell(outcome);
 }
 
+const gate = await FlushGate.listen(gatePath, () => tell({ held: true }));
 const discard = new AbortController();
 const server = createServer();
 let connected = false;
@@ -109,10 +115,12 @@ server.once('connection', (socket) => {
 });
 server.listen(socketPath, () => tell({ ready: true }));
 const giveUp = (): void => {
+  gate.open();
   if (!connected) process.exit(0);
 };
 process.stdin.setEncoding('utf8');
 process.stdin.on('data', (text: string) => {
+  if (text.includes('open')) gate.open();
   if (!text.includes('discard')) return;
   discard.abort();
   giveUp();

@@ -10,6 +10,8 @@ import { CalotypeError } from '../core/errors.ts';
 
 export interface QmpEvent {
   event: string;
+  /** When it happened by QEMU's clock, µs since 1970. */
+  atUs: number;
   data?: Record<string, unknown>;
 }
 
@@ -33,8 +35,9 @@ interface Pending {
   reject: (error: Error) => void;
 }
 
-interface Message extends Partial<QmpEvent> {
+interface Message extends Partial<Omit<QmpEvent, 'atUs'>> {
   id?: number;
+  timestamp?: { seconds: number; microseconds: number };
   return?: unknown;
   error?: { class: string; desc: string };
   QMP?: unknown;
@@ -146,8 +149,10 @@ export class QmpClient extends EventEmitter<{ event: [QmpEvent]; close: [] }> {
       return;
     }
     if (message.QMP !== undefined) this.#greeted?.();
-    else if (message.event !== undefined) this.emit('event', { event: message.event, data: message.data ?? {} });
-    else if (message.id !== undefined) {
+    else if (message.event !== undefined) {
+      const { seconds, microseconds } = message.timestamp ?? { seconds: 0, microseconds: 0 };
+      this.emit('event', { event: message.event, atUs: seconds * 1_000_000 + microseconds, data: message.data ?? {} });
+    } else if (message.id !== undefined) {
       const pending = this.#pending.get(message.id);
       this.#pending.delete(message.id);
       if (message.error === undefined) pending?.resolve(message.return);

@@ -32,7 +32,7 @@ import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { type CheckedLabels, checkLabels, fitName } from './labels.ts';
 import { newMacAddress } from './machine-hardware.ts';
-import { assertWhole } from './machine-reverts.ts';
+import { assertWhole } from './machine-revert-plan.ts';
 import { machineOf } from './machine-tasks.ts';
 import { assertRestorable, bringUpFromMemory } from './memory-restore.ts';
 import { toMachine } from './objects.ts';

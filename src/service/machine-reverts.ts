@@ -10,7 +10,6 @@ import type { Tx } from '../catalog/catalog.ts';
 import { findDriveRows, setBasedOn } from '../catalog/drives.ts';
 import {
   attachDrive,
-  attachmentOf,
   findMachineRow,
   insertMachineSnapshot,
   keptMemoryOf,
@@ -18,13 +17,14 @@ import {
   slotsOf,
   updateMachine,
 } from '../catalog/machines.ts';
-import type { MachineRow } from '../catalog/schema.ts';
-import { findParts, findSnapshot, insertSnapshot, type SnapshotRecord } from '../catalog/snapshots.ts';
+import type { MachineRow, MemoryFileRow } from '../catalog/schema.ts';
+import { findParts, findSnapshot, insertSnapshot } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, type MachineId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Task } from '../core/model.ts';
 import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
+import type { MachineProcess } from '../qemu/machine-process.ts';
 import {
   assertDriveReady,
   assertMachineReady,
@@ -42,6 +42,7 @@ import { once, remember } from './idempotency.ts';
 import type { CreateOptions } from './interface.ts';
 import { fitName } from './labels.ts';
 import { bringDown, bringUp } from './machine-power.ts';
+import { assertWhole, planOther, planOwn } from './machine-revert-plan.ts';
 import { describeMachine, type MachinePoints, recordTaken, takeMachine } from './machine-snapshots.ts';
 import { assertRestorable, assertSameHardware, bringUpFromMemory } from './memory-restore.ts';
 import { sweepMemory } from './memory-save.ts';
@@ -157,106 +158,6 @@ export function revertMachine(
   return once(context, caller, options, first, (attempt) => replayTask(context, attempt));
 }
 
-/** @throws snapshot_incomplete */
-export function assertWhole(snapshot: SnapshotRecord): void {
-  if (snapshot.complete === 1 && snapshot.parts.length > 0) return;
-  throw new CalotypeError('snapshot_incomplete', undefined, {
-    snapshotId: snapshot.id,
-    driveSnapshotIds: snapshot.parts.map((part) => part.id),
-    remedy: 'Revert its drives one by one.',
-  });
-}
-
-interface Plan {
-  targets: { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[];
-  attach: { slot: number; driveId: DriveId }[];
-  untouched: DriveId[];
-}
-
-/** @throws drive_attached, drive_not_ready, slot_taken: what a drive that was detached since came to */
-async function planOwn(
-  context: Context,
-  tx: Tx,
-  caller: Caller,
-  snapshot: SnapshotRecord,
-  machine: MachineRow,
-): Promise<Plan> {
-  const now = await slotsOf(tx, machine.id);
-  const then: { slot: number; driveId: DriveId }[] = JSON.parse(snapshot.machine?.slots_json ?? '[]');
-  const plan: Plan = { targets: [], attach: [], untouched: [] };
-  for (const part of snapshot.parts) {
-    const drive = await driveRow(tx, caller, 'write', part.drive_id, { hidden: true });
-    if (drive.state === 'deleted') {
-      throw new CalotypeError('drive_not_ready', `The drive ${drive.name} was deleted; clone the snapshot instead.`, {
-        driveId: drive.id,
-        state: drive.state,
-      });
-    }
-    assertDriveReady(context, drive);
-    plan.targets.push({ driveId: part.drive_id, driveSnapshotId: part.id });
-    const attached = await attachmentOf(tx, part.drive_id);
-    if (attached?.machine.id === machine.id) continue;
-    if (attached !== undefined) {
-      throw new CalotypeError(
-        'drive_attached',
-        `The drive ${drive.name} is attached to ${attached.machine.name} now.`,
-        {
-          driveId: drive.id,
-          machineId: attached.machine.id,
-        },
-      );
-    }
-    const slot = then.find((known) => known.driveId === part.drive_id)?.slot ?? 0;
-    if (now.some((known) => known.slot === slot)) {
-      throw new CalotypeError('slot_taken', `The slot ${slot} of the drive ${drive.name} holds another drive now.`, {
-        slot,
-        driveId: drive.id,
-      });
-    }
-    plan.attach.push({ slot, driveId: part.drive_id });
-  }
-  const covered = new Set(plan.targets.map((target) => target.driveId));
-  plan.untouched = now.map((slot) => slot.driveId).filter((driveId) => !covered.has(driveId));
-  return plan;
-}
-
-/** Slot by slot. @throws drive_not_attached, drive_too_small */
-async function planOther(tx: Tx, snapshot: SnapshotRecord, machine: MachineRow): Promise<Plan> {
-  const now = await slotsOf(tx, machine.id);
-  const then: { slot: number; driveId: DriveId }[] = JSON.parse(snapshot.machine?.slots_json ?? '[]');
-  const drives = await findDriveRows(
-    tx,
-    now.map((slot) => slot.driveId),
-  );
-  const plan: Plan = { targets: [], attach: [], untouched: [] };
-  for (const part of snapshot.parts) {
-    const slot = then.find((known) => known.driveId === part.drive_id)?.slot ?? 0;
-    const driveId = now.find((known) => known.slot === slot)?.driveId;
-    const drive = driveId === undefined ? undefined : drives.get(driveId);
-    if (drive === undefined) {
-      throw new CalotypeError('drive_not_attached', `The machine ${machine.name} has no drive in slot ${slot}.`, {
-        slot,
-      });
-    }
-    if (drive.size_bytes < part.size_bytes) {
-      throw new CalotypeError(
-        'drive_too_small',
-        `The drive ${drive.name} in slot ${slot} is smaller than the snapshot.`,
-        {
-          slot,
-          driveId: drive.id,
-          sizeBytes: drive.size_bytes,
-          neededBytes: part.size_bytes,
-        },
-      );
-    }
-    plan.targets.push({ driveId: drive.id, driveSnapshotId: part.id });
-  }
-  const covered = new Set(plan.targets.map((target) => target.driveId));
-  plan.untouched = now.map((slot) => slot.driveId).filter((driveId) => !covered.has(driveId));
-  return plan;
-}
-
 export function registerMachineReverts(context: Context, compaction: Compaction): void {
   const { runner } = context;
   runner.register('machine.revert', {
@@ -304,20 +205,45 @@ class Revert {
     const before = this.#input.before ?? 'off';
     await this.#keepStateBefore(machine, before);
     this.#step('machine.kept');
-    await bringDown(this.#context, machine);
+    // Its drives go on being served: they are put back under their exports.
+    await machines.end(machine.id);
     this.#step('machine.down');
-    await this.#revertDrives(machine);
-    this.#step('machine.reverted');
     const power = memory === undefined ? before : (snapshot.machine?.power ?? before);
-    let running: Awaited<ReturnType<typeof bringUp>> | undefined;
-    if (memory !== undefined) running = await bringUpFromMemory(this.#context, machine, memory);
-    else if (power !== 'off') running = await bringUp(this.#context, machine);
+    const running = await this.#bringBack(machine, power, memory);
     this.#step('machine.up');
     // A guest without its memory starts, even if it was paused: there is nothing to be paused in.
     const goesOn = !this.#input.paused && (power === 'running' || memory === undefined);
     if (running !== undefined && goesOn) await running.qmp.execute('cont');
     await this.#conclude(machine, running === undefined ? 'off' : goesOn ? 'running' : 'paused');
     return undefined;
+  }
+
+  /** Drives and process as at the snapshot, the guest not running yet. */
+  async #bringBack(
+    machine: MachineRow,
+    power: MachinePower,
+    memory: MemoryFileRow | undefined,
+  ): Promise<MachineProcess | undefined> {
+    try {
+      if (memory === undefined) {
+        await this.#revertDrives(machine);
+        return power === 'off' ? undefined : await bringUp(this.#context, machine);
+      }
+      const reverting = this.#revertDrives(machine);
+      // A guest that stands still does nothing with its drives: its memory is loaded while they are put back, unless some
+      // of them have yet to become its own.
+      if (this.#input.attach.length > 0) await reverting;
+      const [reverted, running] = await Promise.allSettled([
+        reverting,
+        bringUpFromMemory(this.#context, machine, memory),
+      ]);
+      if (reverted.status === 'rejected') throw reverted.reason;
+      if (running.status === 'rejected') throw running.reason;
+      return running.value;
+    } catch (error) {
+      await bringDown(this.#context, machine);
+      throw error;
+    }
   }
 
   /** With the memory of a guest that has one; it does not run on afterwards. Without, the engine keeps it with the revert. */
@@ -424,6 +350,7 @@ class Revert {
       await updateMachine(tx, machine.id, { based_on: own ? snapshotId : null, updated_at: nowUs() });
       await setPower(tx, machine.id, { power: 'off', startedAt: null });
     });
+    this.#step('machine.reverted');
   }
 
   async #conclude(machine: MachineRow, power: MachinePower): Promise<void> {

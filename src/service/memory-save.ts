@@ -1,7 +1,8 @@
 /**
- * Saves the memory of a running machine at the instant its drives are taken: the guest stands still from before the
- * instant until QEMU has written down its devices and protected its pages, then runs on while they are written out. Where
- * QEMU refuses that, it stands still until all is written.
+ * Saves the memory of a running machine at the instant its drives are taken. A background save is begun while the guest
+ * runs, since QEMU first walks through all of its memory; then QEMU stops the guest, which stands at the gate
+ * (flush-gate.ts) while the drives are taken, and on until QEMU has written down its devices and protected its pages. It
+ * runs on while they are written out. Where QEMU refuses that, the guest stands still until all is written.
  */
 import { mkdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -23,6 +24,7 @@ type Method = 'background' | 'stopped';
 /** As good as no limit, bytes/s. */
 const bandwidth = 64 * 1024 ** 3;
 const lookAgainMs = 5;
+const gateNode = 'gate';
 
 export function memoryDirectory(context: Pick<Context, 'config'>): string {
   return join(context.config.dataDirectory, 'memory');
@@ -36,9 +38,11 @@ export function memoryPath(context: Pick<Context, 'config'>, id: number): string
 class Migration {
   readonly #running: MachineProcess;
   readonly #ended = Promise.withResolvers<'completed' | 'failed'>();
-  readonly #resumed = Promise.withResolvers<void>();
+  readonly #stopped = Promise.withResolvers<number>();
+  readonly #resumed = Promise.withResolvers<number>();
   readonly #onEvent = (event: QmpEvent): void => {
-    if (event.event === 'RESUME') this.#resumed.resolve();
+    if (event.event === 'STOP') this.#stopped.resolve(event.atUs);
+    if (event.event === 'RESUME') this.#resumed.resolve(event.atUs);
     if (event.event !== 'MIGRATION') return;
     const status = event.data?.status;
     if (status === 'completed') this.#ended.resolve('completed');
@@ -56,10 +60,13 @@ class Migration {
     return this.#ended.promise;
   }
 
-  /** Resolves when the guest runs again, or with false when the migration failed before. */
-  runsOn(): Promise<boolean> {
-    const failed = this.#ended.promise.then((how) => how === 'completed');
-    return Promise.race([this.#resumed.promise.then(() => true), failed]);
+  /** When the guest stopped, and when it ran again, as QEMU says: µs; undefined when the migration failed before. */
+  stopped(): Promise<number | undefined> {
+    return Promise.race([this.#stopped.promise, this.#ended.promise.then(() => undefined)]);
+  }
+
+  resumed(): Promise<number | undefined> {
+    return Promise.race([this.#resumed.promise, this.#ended.promise.then(() => undefined)]);
   }
 
   stop(): void {
@@ -87,7 +94,8 @@ export class MemorySave implements Stillness {
   readonly #stayStill: boolean;
   #method: Method;
   #migration: Migration | undefined;
-  #stoppedAt = 0;
+  /** µs since 1970. */
+  #stoppedAtUs = 0;
   #pauseUs: number | null = null;
 
   private constructor(parts: {
@@ -126,6 +134,7 @@ export class MemorySave implements Stillness {
     const wanted = !stayStill && wasRunning;
     const method: Method = wanted && (await takesBackground(running, true)) ? 'background' : 'stopped';
     if (method === 'stopped') await takesBackground(running, false);
+    await removeGate(running);
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': bandwidth });
     const id = await context.catalog.write((tx) =>
       insertMemoryFile(tx, {
@@ -137,8 +146,12 @@ export class MemorySave implements Stillness {
       }),
     );
     const path = memoryPath(context, id);
+    const sockets = {
+      socketPath: join(running.directory, 'memory.sock'),
+      gatePath: join(running.directory, 'gate.sock'),
+    };
     const openWriter = (): Promise<MemoryWriter> =>
-      MemoryWriter.open(path, join(running.directory, 'memory.sock'), {
+      MemoryWriter.open(path, sockets, {
         onBytes: (bytes) => control.progress(bytes, Math.max(bytes, memoryBytes)),
       });
     return new MemorySave({
@@ -155,44 +168,79 @@ export class MemorySave implements Stillness {
   }
 
   async hold(): Promise<void> {
-    this.#stoppedAt = performance.now();
-    if (this.#running.power === 'running') await this.#running.qmp.execute('stop');
+    if (this.#migration !== undefined) await this.#startOver();
+    if (this.#method === 'background' && !(await this.#stopAtGate())) {
+      // Refused for this guest, before anything was taken.
+      await this.#standStill();
+    }
+    if (this.#method === 'stopped') {
+      this.#stoppedAtUs = nowUs();
+      if (this.#running.power === 'running') await this.#running.qmp.execute('stop');
+    }
     this.#step('machine.held');
   }
 
+  /** @returns false when QEMU refused, or could not; the guest may stand still then, or not */
+  async #stopAtGate(): Promise<boolean> {
+    const { qmp } = this.#running;
+    const migration = new Migration(this.#running);
+    this.#migration = migration;
+    if (this.#running.power !== 'running') return false;
+    try {
+      await qmp.execute('blockdev-add', {
+        driver: 'nbd',
+        'node-name': gateNode,
+        server: { type: 'unix', path: this.#writer.gatePath },
+        export: '',
+      });
+      await qmp.execute('migrate', { uri: `unix:${this.#writer.socketPath}` });
+    } catch (error) {
+      if (error instanceof QmpError) return false;
+      throw error;
+    }
+    const stoppedAtUs = await migration.stopped();
+    if (stoppedAtUs === undefined) return false;
+    this.#stoppedAtUs = stoppedAtUs;
+    return Promise.race([this.#writer.held.then(() => true), migration.ended.then(() => false)]);
+  }
+
   async release(taken: boolean): Promise<void> {
-    if (!taken) {
-      await this.#goOn();
-      return;
+    const migration = this.#migration;
+    if (this.#method === 'background' && migration !== undefined) {
+      this.#writer.openGate();
+      const resumedAtUs = await migration.resumed();
+      if (resumedAtUs !== undefined) this.#pauseUs = resumedAtUs - this.#stoppedAtUs;
+      if (resumedAtUs === undefined && taken) await this.#standStill();
     }
-    if (this.#method === 'background') {
-      if (await this.#migrate()) {
-        this.#notePause();
-        this.#step('machine.released');
-        return;
-      }
-      // Refused for this guest: its drives are taken, and it still stands still.
-      await takesBackground(this.#running, false);
-      this.#method = 'stopped';
-      await this.#writer.abort();
-      this.#writer = await this.#openWriter();
-    }
-    await this.#migrate();
+    if (this.#method === 'stopped' && taken) await this.#migrateStopped();
+    if (!taken) await this.#goOn();
     this.#step('machine.released');
   }
 
-  /** @returns whether it began: for a background save, whether the guest runs on */
-  async #migrate(): Promise<boolean> {
+  /** From here on, the guest is to stand still until all is written. */
+  async #standStill(): Promise<void> {
+    this.#method = 'stopped';
+    await this.#startOver();
+    await takesBackground(this.#running, false);
+  }
+
+  /** Gives up what was begun. */
+  async #startOver(): Promise<void> {
+    await this.#writer.abort();
     this.#migration?.stop();
+    this.#migration = undefined;
+    await removeGate(this.#running);
+    this.#writer = await this.#openWriter();
+  }
+
+  async #migrateStopped(): Promise<void> {
     this.#migration = new Migration(this.#running);
     try {
       await this.#running.qmp.execute('migrate', { uri: `unix:${this.#writer.socketPath}` });
     } catch (error) {
-      if (this.#method === 'background' && error instanceof QmpError) return false;
       await this.#goOn();
       throw error;
     }
-    return this.#method === 'stopped' || this.#migration.runsOn();
   }
 
   /** Waits until all of it is written, and durable. @throws machine_failed, space_exhausted, cancelled */
@@ -210,6 +258,7 @@ export class MemorySave implements Stillness {
         throw new CalotypeError('machine_failed', `QEMU could not save the memory: ${await whyFailed(this.#running)}`);
       }
       if (!this.#stayStill) await this.#goOn();
+      await removeGate(this.#running);
       const stored = await this.#writer.finished();
       this.#step('memory.saved');
       return { id: this.#id, method: this.#method, pauseUs: this.#pauseUs, ...stored };
@@ -227,7 +276,7 @@ export class MemorySave implements Stillness {
   }
 
   #notePause(): void {
-    if (this.#wasRunning) this.#pauseUs ??= Math.round((performance.now() - this.#stoppedAt) * 1000);
+    if (this.#wasRunning) this.#pauseUs ??= nowUs() - this.#stoppedAtUs;
   }
 
   /** Gives up: the guest runs as before, and nothing stays of the file. */
@@ -238,6 +287,7 @@ export class MemorySave implements Stillness {
     await this.#writer.abort();
     this.#migration?.stop();
     if (!this.#stayStill) await this.#goOn();
+    if (!this.#running.ended) await removeGate(this.#running);
     await rm(this.#path, { force: true });
     await context.catalog.write((tx) => tx.deleteFrom('memory_files').where('id', '=', this.#id).execute());
   }
@@ -248,7 +298,7 @@ export class MemorySave implements Stillness {
  * if it may.
  */
 export async function endInterrupted(running: MachineProcess, options: { goOn: boolean }): Promise<void> {
-  if ((await running.status()) !== 'running') await running.qmp.execute('migrate_cancel');
+  if (!(await savesInBackground(running))) await running.qmp.execute('migrate_cancel');
   for (;;) {
     const { status } = await running.qmp.execute<{ status?: string }>('query-migrate');
     if (!['setup', 'active', 'cancelling', 'device', 'pre-switchover'].includes(status ?? 'none')) break;
@@ -259,6 +309,19 @@ export async function endInterrupted(running: MachineProcess, options: { goOn: b
   await running.refresh();
   if (goOn && running.power !== 'running') await running.qmp.execute('cont');
   if (goOn && !options.goOn) await running.qmp.execute('stop');
+}
+
+async function savesInBackground(running: MachineProcess): Promise<boolean> {
+  const capabilities =
+    await running.qmp.execute<{ capability: string; state: boolean }[]>('query-migrate-capabilities');
+  return capabilities.some(({ capability, state }) => capability === 'background-snapshot' && state);
+}
+
+/** It may not be there. */
+async function removeGate(running: MachineProcess): Promise<void> {
+  await running.qmp.execute('blockdev-del', { 'node-name': gateNode }).catch((error: unknown) => {
+    if (!(error instanceof QmpError)) throw error;
+  });
 }
 
 /** Switches background saves on or off. @returns whether QEMU agreed; not every host and kernel can */
