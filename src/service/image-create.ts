@@ -13,7 +13,7 @@ import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { checkLabels } from './labels.ts';
-import { assertWhole } from './machine-reverts.ts';
+import { assertWhole } from './machine-revert-plan.ts';
 import { toImage } from './objects.ts';
 import { replayImage } from './replay.ts';
 import { assertMayCreate } from './rights.ts';
