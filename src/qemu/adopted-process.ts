@@ -103,7 +103,7 @@ export class AdoptedProcess extends EventEmitter<{ power: [MachinePower]; end: [
   async whenEnded(timeoutMs: number): Promise<boolean> {
     if (this.ended) return true;
     return new Promise<boolean>((resolve) => {
-      const timer = setTimeout(() => finish(false), timeoutMs);
+      const timer = setTimeout(() => finish(false), timeoutMs).unref();
       const onEnd = (): void => finish(true);
       const finish = (ended: boolean): void => {
         clearTimeout(timer);
@@ -116,7 +116,6 @@ export class AdoptedProcess extends EventEmitter<{ power: [MachinePower]; end: [
 
   /** Lets go of the process, which runs on. */
   release(): void {
-    this.removeAllListeners();
     this.qmp.close();
   }
 
