@@ -107,7 +107,7 @@ export class AdoptedMachines {
         this.#live.set(row.id, found);
         const ended = found.whenEnded(2 ** 31 - 1);
         found.on('power', (power) => void this.#note(row.id, { power }));
-        await this.#note(row.id, { power: found.power, began: true });
+        await this.#note(row.id, { power: found.power });
         tried();
         await ended;
         if (this.#live.get(row.id) === found) this.#live.delete(row.id);
@@ -123,7 +123,7 @@ export class AdoptedMachines {
   }
 
   /** Writes down what a machine was seen to do, where that is news. */
-  async #note(id: MachineId, seen: { power: MachinePower; began?: boolean; error?: unknown }): Promise<void> {
+  async #note(id: MachineId, seen: { power: MachinePower; error?: unknown }): Promise<void> {
     const changed = seen.error instanceof CalotypeError && seen.error.code === 'machine_changed' ? seen.error : null;
     const error = changed === null ? null : JSON.stringify(toStoredError(changed));
     try {
