@@ -22,6 +22,8 @@ import type { Logger } from './context.ts';
 
 /** Shorter pauses, such as for a snapshot, are not worth a record. */
 const settleMs = 250;
+/** After the start, when the first requests have been answered. */
+const prepareMs = 3000;
 
 export interface Launch {
   readonly drives: readonly MachineDrive[];
@@ -51,8 +53,17 @@ export class MachineProcesses {
   }
 
   accelerator(): Promise<AcceleratorChoice> {
-    this.#accelerator ??= chooseAccelerator();
+    this.#accelerator ??= chooseAccelerator(join(this.#runDirectory, 'accelerator.json'));
+    this.#accelerator.catch(() => {
+      this.#accelerator = undefined;
+    });
     return this.#accelerator;
+  }
+
+  /** Finds out what the start of a machine would have to wait for, before one is asked for. */
+  prepare(): void {
+    const failed = (error: unknown): void => this.#logger.warn({ err: error }, 'no accelerator could be chosen');
+    if (!this.#closed) this.accelerator().catch(failed);
   }
 
   machineTypes(): Promise<MachineTypes> {
@@ -82,6 +93,7 @@ export class MachineProcesses {
   async adoptAll(): Promise<void> {
     const rows = await this.#catalog.db.selectFrom('machines').selectAll().where('managed', '=', 1).execute();
     await Promise.all(rows.map((row) => this.#adopt(row)));
+    if (rows.length > 0) setTimeout(() => this.prepare(), prepareMs).unref();
   }
 
   async #adopt(row: MachineRow): Promise<void> {
