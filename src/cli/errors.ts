@@ -23,6 +23,8 @@ export class CliError extends Error {
   }
 }
 
+export const errorText = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
 export function usageError(detail: string, remedy?: string): CliError {
   return new CliError(exitCodes.usage, 'usage', detail, { remedy });
 }

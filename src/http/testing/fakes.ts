@@ -165,6 +165,7 @@ export async function fakeApp(
         },
         tools: {},
       },
+      bootDirectory: '/srv/boot',
       metrics: new Metrics({
         version: '0.0.0',
         inventory: {
