@@ -157,11 +157,15 @@ export class MachineProcesses {
   }
 
   /** A machine is off that nobody switched off here. */
-  async #ended(row: MachineRow, end: MachineEnd): Promise<void> {
+  async #ended(
+    row: MachineRow,
+    end: MachineEnd,
+    why = "The machine's QEMU process ended unexpectedly.",
+  ): Promise<void> {
     const words = end.lastWords === '' ? '' : ` Its last words: ${end.lastWords}`;
     const error: StoredError | null = end.expected
       ? null
-      : toStoredError(new CalotypeError('machine_died', `The machine's QEMU process ended unexpectedly.${words}`));
+      : toStoredError(new CalotypeError('machine_died', `${why}${words}`));
     try {
       await this.#catalog.write(async (tx) => {
         await setPower(tx, row.id, {
@@ -196,11 +200,11 @@ export class MachineProcesses {
       .selectAll()
       .where('id', 'in', (eb) => eb.selectFrom('machine_drives').select('machine_id'))
       .execute();
-    const lastWords = 'The storage daemon died; what the guest had not flushed is lost, as in a power failure.';
+    const why = 'The storage daemon died; what the guest had not flushed is lost, as in a power failure.';
     for (const row of rows) {
       if (!this.#live.has(row.id)) continue;
       await this.end(row.id);
-      await this.#ended(row, { expected: false, lastWords });
+      await this.#ended(row, { expected: false, lastWords: '' }, why);
     }
   }
 
