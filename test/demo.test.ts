@@ -12,7 +12,7 @@ import { type LocalServer, startLocalServer } from './support/local-server.ts';
 const root = join(import.meta.dirname, '..');
 const hasGuest = (await guestFilesOrNull('/tmp')) !== null;
 const countMs = 60_000;
-const timeoutMs = 300_000;
+const timeoutMs = 600_000;
 
 let directory = '';
 let server: LocalServer;
@@ -108,8 +108,9 @@ describe.skipIf(!hasGuest)('calotype demo', () => {
     expect(said).toContain('calotype machine resume demo-instance');
     expect(await machines()).toEqual(['demo-instance instance paused 1', 'demo-vm vm running 2']);
 
-    await ok('calotype drive create mine 1MiB --tag calotype-demo; calotype snapshot create demo-disk3 --name kept');
+    await ok('calotype drive create mine 1MiB --tag calotype-demo; calotype snapshot create demo-disk3 --name one');
     await ok('calotype snapshot create --machine demo-vm --name point; calotype machine clone point copy');
+    await ok('calotype machine attach demo-vm mine');
     expect(await ok('calotype demo --remove')).toContain("The guest's files stay in the boot directory for copy.");
     expect(await machines()).toEqual(['copy vm off 2']);
     expect(readdirSync(join(directory, 'data/boot'))).toEqual(['demo']);

@@ -69,7 +69,7 @@ it('sends those who are no operators to one when the files are missing', async (
   });
 });
 
-it('asks for everything of its machines to be deleted, and takes what is gone already for deleted', async () => {
+it('deletes its machines with their snapshots, but no drive that is not its own, and takes what is gone already for deleted', async () => {
   api.on('GET /machines', listed(machines)).on('GET /drives', listed(drives.slice(0, 1)));
   api.on(`DELETE /machines/${machines[0]?.id}`, { task: aTask({ kind: 'machine.delete' }) });
   const { code, stdout } = await runCli(['demo', '--remove', '--json'], { api });
@@ -77,8 +77,8 @@ it('asks for everything of its machines to be deleted, and takes what is gone al
   expect(
     api.requests.filter(({ method }) => method === 'DELETE').map(({ query }) => Object.fromEntries(query)),
   ).toEqual([
-    { drives: 'delete', snapshots: 'delete' },
-    { drives: 'delete', snapshots: 'delete' },
+    { drives: 'keep', snapshots: 'delete' },
+    { drives: 'keep', snapshots: 'delete' },
     { snapshots: 'delete' },
   ]);
 });

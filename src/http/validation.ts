@@ -74,7 +74,7 @@ export function explain(
     const field = [...path, names[0] ?? ''].join('.');
     const message = isMissingBody
       ? `A JSON body with ${names.join(', ')} is needed.`
-      : `${names.join(', ')} is missing.`;
+      : `${names.join(', ')} ${names.length === 1 ? 'is' : 'are'} missing.`;
     return new CalotypeError('invalid_request', message, { field });
   }
   // A query has no depth: `state=a&state=b` are values of one field.

@@ -123,7 +123,8 @@ function failureOf(code: string): CalotypeError {
 
 /**
  * Sends stored memory to a QEMU that listens for it. @throws memory_damaged when the file is not what was stored: what was
- * sent must not be run then
+ * sent must not be run then. A QEMU that closes the connection is no error here: it does so when it has all that it wants,
+ * which may be before the end is seen on this side, and when it fails; its monitor says which.
  */
 export async function sendMemory(path: string, socketPath: string, expected: { checksum: number }): Promise<void> {
   const stored = new Meter();
@@ -141,9 +142,7 @@ export async function sendMemory(path: string, socketPath: string, expected: { c
     );
   } catch (cause) {
     socket.destroy();
-    if (isNetworkError(cause)) {
-      throw new CalotypeError('machine_failed', 'QEMU did not take the memory of the snapshot.', {}, { cause });
-    }
+    if (isClosedConnection(cause)) return verifyMemory(path, expected);
     throw new CalotypeError('memory_damaged', 'The stored memory of the snapshot cannot be read.', {}, { cause });
   }
   if (stored.checksum !== expected.checksum) {
@@ -151,8 +150,9 @@ export async function sendMemory(path: string, socketPath: string, expected: { c
   }
 }
 
-function isNetworkError(error: unknown): boolean {
-  return error instanceof Error && 'code' in error && (error.code === 'EPIPE' || error.code === 'ECONNRESET');
+function isClosedConnection(error: unknown): boolean {
+  const codes: readonly unknown[] = ['EPIPE', 'ECONNRESET', 'ERR_STREAM_PREMATURE_CLOSE'];
+  return error instanceof Error && 'code' in error && codes.includes(error.code);
 }
 
 /** @throws memory_damaged when the file is not what was stored */

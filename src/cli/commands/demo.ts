@@ -139,7 +139,8 @@ class Demo {
     for (const { name } of wanted) {
       const machine = await this.#find<Machine>('machines', name);
       if (machine === undefined) continue;
-      await this.#delete(`/machines/${machine.id}`, { drives: 'delete', snapshots: 'delete' });
+      // Drives of others may be attached to it.
+      await this.#delete(`/machines/${machine.id}`, { drives: 'keep', snapshots: 'delete' });
       deleted.push(name);
     }
     for (const name of wanted.flatMap(({ drives }) => drives)) {
