@@ -61,6 +61,8 @@ describe.skipIf(!hasGuest)('a machine', () => {
       const id = await rig.createMachine('ends', ['count'], [await rig.createDrive('a')]);
       await expect(machines.pause(rig.caller, id)).rejects.toEqual(failure('machine_off'));
       await rig.boot(id);
+      await rig.done(machines.start(rig.caller, id, { paused: true }));
+      expect((await rig.machine(id)).power, 'one that runs is not paused by a start').toBe('running');
       const stopped = await rig.done(machines.stop(rig.caller, id, { mode: 'guest', timeoutSeconds: 60 }));
       expect(stopped.result).toMatchObject({ power: 'off' });
       expect(await rig.machine(id)).toMatchObject({ power: 'off', error: null, runtime: null });

@@ -343,9 +343,12 @@ export interface ServerInfo {
   readonly version: string;
   readonly engine: unknown;
   readonly capabilities: unknown;
+  /** Null to all but operators. */
+  readonly bootDirectory?: string | null;
   readonly caller?: {
     readonly userId?: string;
     readonly userName?: string;
+    readonly projectId?: string;
     readonly projectName?: string;
     readonly role?: string;
   };

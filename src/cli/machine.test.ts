@@ -178,6 +178,21 @@ describe('a machine', () => {
     expect(api.sent(`POST /machines/${web.id}/${path}`)).toEqual([body]);
   });
 
+  it('that runs already is not said to stand still', async () => {
+    api.on(`POST /machines/${web.id}/start`, { task: { ...task, result: { power: 'running' } } });
+    expect((await cli('machine', 'start', 'web', '--paused')).stdout).toBe('Machine web runs already.\n');
+  });
+
+  it('whose guest keeps a drive says what to do there, in the words of the server', async () => {
+    const error = { code: 'drive_busy', message: 'Kept.', details: { remedy: 'Unmount it in the guest.' } };
+    api.on(`DELETE /machines/${web.id}/drives/${data.id}`, { task: { ...task, state: 'failed', error } });
+    const { code, stderr } = await cli('machine', 'detach', 'web', 'data');
+    expect({ code, stderr }).toMatchObject({
+      code: 4,
+      stderr: expect.stringContaining('remedy: Unmount it in the guest.'),
+    });
+  });
+
   it('that the guest does not stop says how to stop it all the same', async () => {
     api.on(`POST /machines/${web.id}/stop`, { task: { ...task, state: 'running' } });
     const error = { code: 'guest_did_not_stop', message: 'It did not stop.', details: {} };

@@ -19,6 +19,7 @@ export const nouns: readonly Noun[] = [
   { name: 'export', description: 'drives and snapshots served over NBD', load: () => import('./commands/export.ts') },
   { name: 'task', description: 'the work behind every change', load: () => import('./commands/task.ts') },
   { name: 'event', description: 'who did what when', load: () => import('./commands/event.ts') },
+  { name: 'demo', description: 'machines to try things out with', load: () => import('./commands/demo.ts') },
   { name: 'space', description: 'what is free where drives live', load: () => import('./commands/space.ts') },
   { name: 'doctor', description: 'compare catalog, files and processes', load: () => import('./commands/doctor.ts') },
   { name: 'project', description: 'tenants', load: () => import('./commands/project.ts') },

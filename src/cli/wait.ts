@@ -76,16 +76,17 @@ export async function finishChange(
     else await ctx.print(`${change.task.id}\n`);
     return;
   }
-  let outcome = change;
-  if (!isEnded(change.task)) {
-    const task = await waitForTask(ctx, change.task);
-    if (task.state !== 'done') throw taskError(task.id, task.error, task.state);
-    outcome = await withFreshObject(ctx, { ...change, task });
-  } else if (change.task.state !== 'done') {
-    throw taskError(change.task.id, change.task.error, change.task.state);
-  }
+  const outcome = await endOf(ctx, change);
   if (ctx.json) await ctx.printJson(outcome);
   else await ctx.print(`${describe(outcome)}\n`);
+}
+
+/** Waits for the end of a change, and reads its object again if that took a while. @throws CliError when the task failed */
+export async function endOf(ctx: Context, change: Change): Promise<Change> {
+  const waited = !isEnded(change.task);
+  const task = waited ? await waitForTask(ctx, change.task) : change.task;
+  if (task.state !== 'done') throw taskError(task.id, task.error, task.state);
+  return waited ? withFreshObject(ctx, { ...change, task }) : change;
 }
 
 /** The answer held the object as it was before the task ended. A deleted one is left as it was. */

@@ -6,7 +6,19 @@
  */
 import { createHash } from 'node:crypto';
 import { constants } from 'node:fs';
-import { access, copyFile, mkdir, mkdtemp, readdir, readFile, rename, rm, stat, writeFile } from 'node:fs/promises';
+import {
+  access,
+  chmod,
+  copyFile,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  writeFile,
+} from 'node:fs/promises';
 import { homedir } from 'node:os';
 import { basename, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -30,6 +42,8 @@ export interface GuestFiles {
  *     pair     N goes to /dev/vda, then to /dev/vdb (512 bytes at 1 MiB, flushed), then comes the next one
  *     ext4     N small files were written, flushed and renamed, at /mnt, on an ext4 file system that the host made
  *     agent    qemu-ga, without hooks, on org.qemu.guest_agent.0
+ *     demo     once a second, `counter <N>: in memory, on vda, on vdb`: N is also on every drive that is there, as a line of
+ *              text at 0, flushed; a drive that holds anything else is left alone. Goes on from what the drives hold at boot.
  *     dirty    writes to every page of some memory, over and over; prints nothing
  *     gap      `gap?` is answered with `gap <ms>`, the longest time between two steps of 1 ms since the last answer, by
  *              the guest's own clock. QEMU stops that clock with the guest: a stop does not show in it.
@@ -38,7 +52,7 @@ export interface GuestFiles {
  * In every mode: `CALOTYPE READY` once all have begun; `drive vdX` and `gone vdX` for drives, those at boot included;
  * input lines `poweroff` and `panic`; the power button powers off.
  */
-export type GuestMode = 'count' | 'disk' | 'pair' | 'ext4' | 'agent' | 'dirty' | 'gap';
+export type GuestMode = 'count' | 'demo' | 'disk' | 'pair' | 'ext4' | 'agent' | 'dirty' | 'gap';
 
 export interface GuestOptions {
   /** The drive that mode ext4 mounts; /dev/vdb unless told. */
@@ -70,10 +84,11 @@ const signatureMark = '~Module signature appended~\n';
 /**
  * The kernel command line for a guest that does all of `modes`. Only `console` is a must; the others save time under
  * emulation: 0.35 s of self-tests of ciphers, and 0.35 s of changes to the kernel's code for a single processor. Without
- * ACPI's routing of interrupts it would be faster still, but a drive that is plugged in would get none.
+ * ACPI's routing of interrupts it would be faster still, but a drive that is plugged in would get none. `no_timer_check`
+ * is for busy hosts: there the kernel's test of its timer fails, if its emulated processor has to wait meanwhile.
  */
 export function guestKernelArguments(modes: readonly GuestMode[], options: GuestOptions = {}): string {
-  const words = ['console=ttyS0', 'quiet', 'cryptomgr.notests', 'noreplace-smp'];
+  const words = ['console=ttyS0', 'quiet', 'no_timer_check', 'cryptomgr.notests', 'noreplace-smp'];
   words.push(`calotype.mode=${modes.join(',')}`);
   if (options.ext4Device !== undefined) words.push(`calotype.ext4=${options.ext4Device}`);
   if (options.dirtyMib !== undefined) words.push(`calotype.dirty_mib=${options.dirtyMib}`);
@@ -81,23 +96,47 @@ export function guestKernelArguments(modes: readonly GuestMode[], options: Guest
 }
 
 /**
- * Puts `guest-vmlinuz` and `guest-initrd.img` into `directory`. The first call of a user downloads some 35 MB of Debian
- * packages; CALOTYPE_GUEST_CACHE is where the result is kept (~/.cache/calotype unless set). Any number of calls may
- * run at the same time, in any number of processes.
+ * Puts `guest-vmlinuz` and `guest-initrd.img` into `directory`, readable by all. Any number of calls may run at the same
+ * time, in any number of processes.
  * @throws Error that says what the user can do, when packages cannot be had
  */
 export async function buildGuest(directory: string): Promise<GuestFiles> {
+  const cached = await cachedGuest();
+  await mkdir(directory, { recursive: true });
+  const files = guestFilesIn(directory);
+  for (const [from, to] of [
+    [cached.kernel, files.kernel],
+    [cached.initrd, files.initrd],
+  ] as const) {
+    const temporary = join(directory, `.${basename(to)}.${process.pid}.${Math.random().toString(36).slice(2)}`);
+    await copyFile(from, temporary, constants.COPYFILE_FICLONE);
+    await chmod(temporary, 0o644);
+    await rename(temporary, to);
+  }
+  return files;
+}
+
+/**
+ * The user's own copy, made by the first call, which downloads some 35 MB of Debian packages; it is kept in
+ * CALOTYPE_GUEST_CACHE (~/.cache/calotype unless set).
+ * @param onBuild called when it must be made first
+ * @throws Error as buildGuest
+ */
+export async function cachedGuest(onBuild: () => void = () => undefined): Promise<GuestFiles> {
   const recipe = await readRecipe();
   const cached = join(process.env.CALOTYPE_GUEST_CACHE ?? join(homedir(), '.cache/calotype'), recipe.name);
-  if (!(await isThere(cached))) await buildOnce(cached, recipe);
-  await mkdir(directory, { recursive: true });
-  for (const name of [kernelName, initrdName]) {
-    const temporary = join(directory, `.${name}.${process.pid}.${Math.random().toString(36).slice(2)}`);
-    await copyFile(join(cached, name), temporary, constants.COPYFILE_FICLONE);
-    await rename(temporary, join(directory, name));
+  if (!(await isThere(cached))) {
+    onBuild();
+    await buildOnce(cached, recipe);
   }
-  return { kernel: join(directory, kernelName), initrd: join(directory, initrdName) };
+  return guestFilesIn(cached);
 }
+
+/** Where the files are in a directory that has them. */
+export const guestFilesIn = (directory: string): GuestFiles => ({
+  kernel: join(directory, kernelName),
+  initrd: join(directory, initrdName),
+});
 
 interface Recipe {
   readonly name: string;

@@ -27,7 +27,10 @@ sub SAY_SECONDS() { 0.2 }
 
 my $command_line = read_file('/proc/cmdline');
 my %option = $command_line =~ /\bcalotype\.(\w+)=(\S+)/g;
-my %modes = (count => \&count, disk => \&disk, pair => \&pair, ext4 => \&ext4, dirty => \&dirty, gap => \&gap);
+my %modes = (
+  count => \&count, demo => \&demo, disk => \&disk, pair => \&pair,
+  ext4 => \&ext4, dirty => \&dirty, gap => \&gap,
+);
 # Which mode hears which line of input.
 my %asks = (report => 'disk', 'gap?' => 'gap');
 # Of the modes that run.
@@ -54,6 +57,42 @@ sub count {
     say_now_and_then("count $n");
     wait_seconds(0.01);
   }
+}
+
+# Counts once a second, in memory and on every drive that is there then. Goes on from what the drives hold at boot.
+sub demo {
+  my $n = 0;
+  for my $name (drive_names()) {
+    my $held = demo_number($name);
+    say("$name " . ($held ? "holds counter $held" : defined $held ? 'is empty' : 'holds something else'));
+    $n = $held if ($held // 0) > $n;
+  }
+  while (1) {
+    $n++;
+    my (@at, @not);
+    for my $name (drive_names()) {
+      if (write_demo($name, $n)) { push @at, $name } else { push @not, $name }
+    }
+    say(join ', ', "counter $n: in memory", (map { "on $_" } @at), (map { "not on $_" } @not));
+    wait_seconds(1);
+  }
+}
+
+# 0 for an empty drive, undef for one that holds what is not of this mode.
+sub demo_number {
+  my ($name) = @_;
+  my $device = open_for_reading("/dev/$name") // return;
+  (sysread($device, my $sector, SECTOR_BYTES) // 0) == SECTOR_BYTES or return;
+  return $1 if $sector =~ /^calotype demo: counter (\d+)\n/;
+  return $sector =~ /[^\0]/ ? undef : 0;
+}
+
+# Only over nothing, or over what this mode has written: somebody may attach a drive that matters.
+sub write_demo {
+  my ($name, $n) = @_;
+  defined demo_number($name) or return 0;
+  my $device = open_drive("/dev/$name") // return 0;
+  return write_sector($device, 0, "calotype demo: counter $n\n");
 }
 
 # The counter in memory is never more than one ahead of what is on the disk, and never behind.
@@ -213,7 +252,7 @@ sub obey {
 
 sub watch_drives {
   my ($known) = @_;
-  my %there = map { $_ => 1 } grep { -e "/dev/$_" } map { m{([^/]+)$} } glob_names('/sys/block', qr/^vd/);
+  my %there = map { $_ => 1 } drive_names();
   for my $name (sort keys %there) {
     say("drive $name") unless $known->{$name};
   }
@@ -221,6 +260,10 @@ sub watch_drives {
     say("gone $name") unless $there{$name};
   }
   %$known = %there;
+}
+
+sub drive_names {
+  return sort grep { -e "/dev/$_" } map { m{([^/]+)$} } glob_names('/sys/block', qr/^vd/);
 }
 
 # Until it has its port open: from then on it answers.
@@ -290,9 +333,9 @@ sub open_drive {
 }
 
 sub write_sector {
-  my ($device, $offset, $n) = @_;
+  my ($device, $offset, $text) = @_;
   sysseek($device, $offset, 0);
-  return (syswrite($device, sprintf('%-*s', SECTOR_BYTES - 1, $n) . "\n") // 0) == SECTOR_BYTES;
+  return (syswrite($device, sprintf('%-*s', SECTOR_BYTES - 1, $text) . "\n") // 0) == SECTOR_BYTES;
 }
 
 sub open_for_reading {

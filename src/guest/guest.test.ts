@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { chmod, mkdir, mkdtemp, open, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import { chmod, mkdir, mkdtemp, open, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -109,6 +109,32 @@ describe.skipIf(files === null)('the test guest', () => {
     const gapMs = numberIn(await machine.ask('gap?', /^gap (\d+\.\d{3})$/));
     expect(gapMs).toBeGreaterThan(0);
     await machine.ask('panic', /Kernel panic/);
+  });
+
+  test('counts on every drive that is there, goes on from what they hold, and leaves other drives alone', async () => {
+    const drives = [await makeDrive('a.raw'), await makeDrive('b.raw'), await makeDrive('c.raw')] as const;
+    for (const [path, text] of [
+      [drives[1], `${'calotype demo: counter 41\n'.padEnd(511)}\n`],
+      [drives[2], 'mine'],
+    ] as const) {
+      await using file = await open(path, 'r+');
+      await file.write(text, 0);
+    }
+    const machine = await boot({ modes: ['demo'], drives });
+    await machine.line(/^vda is empty$/);
+    await machine.line(/^vdb holds counter 41$/);
+    await machine.line(/^vdc holds something else$/);
+    await machine.line(/^counter 42: in memory, on vda, on vdb, not on vdc$/);
+    await machine.line(/^counter 43: /);
+    for (const path of drives.slice(0, 2)) {
+      const sector = (await readFile(path)).subarray(0, 512).toString('latin1');
+      expect(Number(/^calotype demo: counter (\d+)\n +\n$/.exec(sector)?.[1])).toBeGreaterThanOrEqual(42);
+    }
+    expect((await readFile(drives[2])).subarray(0, 512).toString('latin1')).toMatch(/^mine\0+$/);
+    await machine.plug('hot', await makeDrive('d.raw'));
+    await machine.line(/^counter \d+: in memory, on vda, on vdb, on vdd, not on vdc$/);
+    await machine.unplug('hot');
+    await machine.nextLine(/^counter \d+: in memory, on vda, on vdb, not on vdc$/);
   });
 
   test('says what it lacks, and powers off when told to', async () => {

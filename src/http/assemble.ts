@@ -66,6 +66,7 @@ export async function assemble(config: Config, version: string, logger: Logger, 
     undo.push(() => engine.close());
     const recovered = await engine.open();
 
+    const bootDirectory = config.bootDirectory ?? join(config.data, 'boot');
     const metrics = new Metrics({ version, inventory: catalogInventory(catalog, engine) });
     const service = await createService({
       catalog,
@@ -73,7 +74,7 @@ export async function assemble(config: Config, version: string, logger: Logger, 
       config: {
         dataDirectory: config.data,
         importDirectory: config.importDirectory ?? null,
-        bootDirectory: config.bootDirectory ?? join(config.data, 'boot'),
+        bootDirectory,
         maxImportBytes: config.maxImportBytes,
         maxDriveBytes: config.maxDriveBytes,
         gateway: await openGateways(catalog, config.data),
@@ -96,6 +97,7 @@ export async function assemble(config: Config, version: string, logger: Logger, 
         },
         authenticator,
         facts: { version, engine: { name: engine.name, capabilities: engine.capabilities }, tools },
+        bootDirectory,
         metrics,
         maxImportBytes: config.maxImportBytes,
         metricsPublic: config.metricsPublic,

@@ -42,6 +42,8 @@ export interface AppOptions {
   readonly accounts: Accounts;
   readonly authenticator: Pick<Authenticator, 'basic' | 'bearer' | 'callerFor'>;
   readonly facts: ServerFacts;
+  /** Absolute; told to operators only. */
+  readonly bootDirectory: string;
   readonly metrics: Metrics;
   readonly maxImportBytes: number;
   readonly metricsPublic: boolean;

@@ -97,6 +97,7 @@ const idleOptions: AppOptions = {
   accounts: idle(),
   authenticator: idle(),
   facts: idle(),
+  bootDirectory: '',
   metrics: new Metrics({ version: '', inventory: idle() }),
   maxImportBytes: 0,
   metricsPublic: false,

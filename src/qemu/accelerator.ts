@@ -7,6 +7,7 @@ import { access, constants, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { Accelerator } from '../core/model.ts';
+import { circumstances, recordRefusal, wasRefused } from './accelerator-record.ts';
 
 const proofDeadlineMs = 3000;
 const debugPort = '0x402';
@@ -34,15 +35,24 @@ export interface AcceleratorChoice {
   readonly reason: string;
 }
 
-/** Tries KVM once; TCG needs no proof. Takes some 100 ms where KVM works. */
-export async function chooseAccelerator(): Promise<AcceleratorChoice> {
+/**
+ * Tries KVM once; TCG needs no proof. Takes some 100 ms where KVM works.
+ * @param recordPath a file to keep a failed try in; the next call then takes some 50 ms instead of 3 s
+ */
+export async function chooseAccelerator(recordPath: string | null = null): Promise<AcceleratorChoice> {
   try {
     await access('/dev/kvm', constants.R_OK | constants.W_OK);
   } catch {
     return { accelerator: 'tcg', reason: 'There is no /dev/kvm that this server may use.' };
   }
+  const refusal = 'There is a /dev/kvm, but a guest started with it did not come to life.';
+  const now = recordPath === null ? null : await circumstances().catch(() => null);
+  if (recordPath !== null && now !== null && (await wasRefused(recordPath, now))) {
+    return { accelerator: 'tcg', reason: `${refusal} That was found earlier.` };
+  }
   if (await bootsWith('kvm')) return { accelerator: 'kvm', reason: 'A guest was started with KVM.' };
-  return { accelerator: 'tcg', reason: 'There is a /dev/kvm, but a guest started with it did not come to life.' };
+  if (recordPath !== null && now !== null) await recordRefusal(recordPath, now);
+  return { accelerator: 'tcg', reason: refusal };
 }
 
 /** Whether a guest comes to life. */
@@ -61,20 +71,22 @@ export async function bootsWith(accelerator: Accelerator): Promise<boolean> {
 }
 
 function speaks(accelerator: Accelerator, disk: string): Promise<boolean> {
+  // A guest that hangs must not outlive a server that dies meanwhile.
   const child = spawn(
-    'qemu-system-x86_64',
+    'timeout',
     [
+      ...['-s', 'KILL', String((2 * proofDeadlineMs) / 1000), 'qemu-system-x86_64'],
       ...['-machine', `pc,accel=${accelerator}`, '-m', '16', '-nodefaults', '-display', 'none', '-monitor', 'none'],
       ...['-chardev', 'stdio,id=debug', '-device', `isa-debugcon,iobase=${debugPort},chardev=debug`],
       ...['-drive', `file=${disk},format=raw,if=ide,snapshot=on`],
     ],
-    { stdio: ['ignore', 'pipe', 'ignore'] },
+    { stdio: ['ignore', 'pipe', 'ignore'], detached: true },
   );
   return new Promise((resolve) => {
     let heard = '';
     const end = (): void => {
       clearTimeout(timer);
-      child.kill('SIGKILL');
+      if (child.pid !== undefined) killGroup(child.pid);
       resolve(heard.includes(proof));
     };
     const timer = setTimeout(end, proofDeadlineMs);
@@ -85,4 +97,13 @@ function speaks(accelerator: Accelerator, disk: string): Promise<boolean> {
       if (heard.includes(proof)) end();
     });
   });
+}
+
+/** `timeout` and what it runs. */
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // Gone already.
+  }
 }

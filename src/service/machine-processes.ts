@@ -22,6 +22,8 @@ import type { Logger } from './context.ts';
 
 /** Shorter pauses, such as for a snapshot, are not worth a record. */
 const settleMs = 250;
+/** After the start, when the first requests have been answered. */
+const prepareMs = 3000;
 
 export interface Launch {
   readonly drives: readonly MachineDrive[];
@@ -51,8 +53,17 @@ export class MachineProcesses {
   }
 
   accelerator(): Promise<AcceleratorChoice> {
-    this.#accelerator ??= chooseAccelerator();
+    this.#accelerator ??= chooseAccelerator(join(this.#runDirectory, 'accelerator.json'));
+    this.#accelerator.catch(() => {
+      this.#accelerator = undefined;
+    });
     return this.#accelerator;
+  }
+
+  /** Finds out what the start of a machine would have to wait for, before one is asked for. */
+  prepare(): void {
+    const failed = (error: unknown): void => this.#logger.warn({ err: error }, 'no accelerator could be chosen');
+    if (!this.#closed) this.accelerator().catch(failed);
   }
 
   machineTypes(): Promise<MachineTypes> {
@@ -82,6 +93,7 @@ export class MachineProcesses {
   async adoptAll(): Promise<void> {
     const rows = await this.#catalog.db.selectFrom('machines').selectAll().where('managed', '=', 1).execute();
     await Promise.all(rows.map((row) => this.#adopt(row)));
+    if (rows.length > 0) setTimeout(() => this.prepare(), prepareMs).unref();
   }
 
   async #adopt(row: MachineRow): Promise<void> {
@@ -145,11 +157,15 @@ export class MachineProcesses {
   }
 
   /** A machine is off that nobody switched off here. */
-  async #ended(row: MachineRow, end: MachineEnd): Promise<void> {
+  async #ended(
+    row: MachineRow,
+    end: MachineEnd,
+    why = "The machine's QEMU process ended unexpectedly.",
+  ): Promise<void> {
     const words = end.lastWords === '' ? '' : ` Its last words: ${end.lastWords}`;
     const error: StoredError | null = end.expected
       ? null
-      : toStoredError(new CalotypeError('machine_died', `The machine's QEMU process ended unexpectedly.${words}`));
+      : toStoredError(new CalotypeError('machine_died', `${why}${words}`));
     try {
       await this.#catalog.write(async (tx) => {
         await setPower(tx, row.id, {
@@ -184,11 +200,11 @@ export class MachineProcesses {
       .selectAll()
       .where('id', 'in', (eb) => eb.selectFrom('machine_drives').select('machine_id'))
       .execute();
-    const lastWords = 'The storage daemon died; what the guest had not flushed is lost, as in a power failure.';
+    const why = 'The storage daemon died; what the guest had not flushed is lost, as in a power failure.';
     for (const row of rows) {
       if (!this.#live.has(row.id)) continue;
       await this.end(row.id);
-      await this.#ended(row, { expected: false, lastWords });
+      await this.#ended(row, { expected: false, lastWords: '' }, why);
     }
   }
 

@@ -94,7 +94,8 @@ export function registerMachineTasks(context: Context): void {
       const machine = await machineOf(context, task);
       const running = machines.find(machine.id) ?? (await bringUp(context, machine));
       if (!paused && running.power !== 'running') await running.qmp.execute('cont');
-      await conclude(task, machine, paused ? 'paused' : 'running', { event: 'machine.started' });
+      // One that runs already is not paused.
+      await conclude(task, machine, paused ? running.power : 'running', { event: 'machine.started' });
       return undefined;
     },
   });

@@ -174,6 +174,7 @@ export function machineUseCases(context: Context): MachineUseCases {
           await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'machine', objectId: id });
           return { task: added, record: made };
         });
+        machines.prepare();
         return { task: runner.view(task), machine: show(record) };
       };
       return once(context, caller, options, first, (attempt) => replayMachine(context, attempt));

@@ -29,7 +29,7 @@ export async function resolveFile(directory: OperatorDirectory, file: string): P
   try {
     real = await realpath(wanted);
   } catch (cause) {
-    throw new CalotypeError(directory.missing, undefined, { file }, { cause });
+    throw new CalotypeError(directory.missing, `There is no file '${file}' in ${words}.`, { file }, { cause });
   }
   if (!inside(real)) throw refused(`The path leads out of ${words}.`);
   if (!(await lstat(real)).isFile()) throw refused('This is not a plain file.');

@@ -220,7 +220,7 @@ export async function setLabels<T extends Drive | Machine | Snapshot | Image>(
     description === undefined &&
     Object.keys(more).length === 0
   ) {
-    throw usageError('There is nothing to set.', 'Give KEY=VALUE, --description, --tag, --untag or --unset.');
+    throw usageError('There is nothing to set.', 'Give KEY=VALUE, or one of the options that --help names.');
   }
   let object = first;
   for (let attempt = 1; ; attempt++) {

@@ -22,11 +22,17 @@ export function registerPower(noun: Command, ctx: Context): void {
     verb: string,
     body: Readonly<Record<string, unknown>>,
     options: CreateOptions & ChangeOptions,
-    outcome: string,
+    outcome: string | ((power: unknown) => string),
   ): Promise<void> {
     const { id, name } = await resolveMachine(ctx, text);
     const path = `/machines/${id}/${verb}`;
-    await change(ctx, 'POST', path, { body, create: options, wait: options }, () => `Machine ${name} ${outcome}.`);
+    await change(
+      ctx,
+      'POST',
+      path,
+      { body, create: options, wait: options },
+      ({ task }) => `Machine ${name} ${typeof outcome === 'string' ? outcome : outcome(task.result?.power)}.`,
+    );
   }
   const verb = (name: string, description: string): Command =>
     addWaitOption(addIdempotencyOption(onMachine(noun, name, description)));
@@ -35,7 +41,9 @@ export function registerPower(noun: Command, ctx: Context): void {
     .option('--paused', 'do not let the guest run yet')
     .action((text: string, options: CreateOptions & ChangeOptions & { paused?: boolean }) =>
       options.paused === true
-        ? run(text, 'start', { paused: true }, options, 'is started; its guest stands still')
+        ? run(text, 'start', { paused: true }, options, (power) =>
+            power === 'running' ? 'runs already' : 'is started; its guest stands still',
+          )
         : run(text, 'start', {}, options, 'runs'),
     );
 

@@ -171,6 +171,7 @@ export async function fakeApp(
         },
         tools: {},
       },
+      bootDirectory: '/srv/boot',
       metrics: new Metrics({
         version: '0.0.0',
         inventory: {
