@@ -5,13 +5,25 @@
  */
 import { spawn } from 'node:child_process';
 import { EventEmitter } from 'node:events';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  rmSync,
+  statSync,
+  truncateSync,
+} from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CalotypeError } from '../core/errors.ts';
 import type { Accelerator, MachineHardware } from '../core/model.ts';
 import type { MachinePower } from '../core/states.ts';
 import { QmpClient, type QmpEvent } from './qmp.ts';
+import { SerialInput } from './serial-input.ts';
+import { limitedCommand, type SerialLog } from './serial-log.ts';
 
 export interface MachineDrive {
   readonly slot: number;
@@ -49,6 +61,8 @@ const connectMs = 5;
 const exitDeadlineMs = 10_000;
 const reconnectMs = 50;
 const lastWordsBytes = 2000;
+/** What a process said before it ended is of no use for long. */
+const maxOldLogBytes = 1024 * 1024;
 
 export const nodeOfSlot = (slot: number): string => `d${slot}`;
 const deviceOfSlot = (slot: number): string => `disk${slot}`;
@@ -67,6 +81,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
   readonly pid: number;
   readonly qemuVersion: string;
   readonly accelerator: Accelerator;
+  readonly serialInput: SerialInput;
   #qmp: QmpClient;
   #power: MachinePower = 'paused';
   #shutdown = false;
@@ -74,7 +89,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
   #released = false;
   readonly #logStart: number;
 
-  private constructor(directory: string, qmp: QmpClient, facts: Facts) {
+  private constructor(directory: string, qmp: QmpClient, log: SerialLog, facts: Facts) {
     super();
     this.setMaxListeners(0);
     this.directory = directory;
@@ -83,6 +98,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
     this.accelerator = facts.accelerator;
     this.#logStart = facts.logStart;
     this.#qmp = qmp;
+    this.serialInput = new SerialInput(MachineProcess.serialSocketIn(directory), () => log.wake());
     this.#listen(qmp);
   }
 
@@ -94,29 +110,31 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
   static serialSocketIn = (directory: string): string => join(directory, 'serial.sock');
 
   /** Starts a process, its guest not running yet. @throws machine_failed, qemu_missing */
-  static async start(directory: string, spec: MachineProcessSpec): Promise<MachineProcess> {
+  static async start(directory: string, spec: MachineProcessSpec, serialLog: SerialLog): Promise<MachineProcess> {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     for (const name of ['qmp.sock', 'agent.sock', 'serial.sock']) rmSync(join(directory, name), { force: true });
     const logPath = join(directory, 'qemu.log');
+    if (sizeOf(logPath) > maxOldLogBytes) truncateSync(logPath);
     const log = openSync(logPath, 'a', 0o600);
     const logStart = sizeOf(logPath);
-    const child = spawn('qemu-system-x86_64', argumentsOf(directory, spec), {
+    const command = ['qemu-system-x86_64', ...argumentsOf(directory, spec)];
+    const child = spawn(...limitedCommand(await serialLog.limit(), command), {
       cwd: directory,
       detached: true,
       stdio: ['ignore', log, log],
     });
     closeSync(log);
     let failure: string | undefined;
-    child.once('error', (error: NodeJS.ErrnoException) => {
-      failure = error.code === 'ENOENT' ? 'qemu-system-x86_64 is not installed' : error.message;
+    child.once('error', (error) => {
+      failure = error.message;
     });
     child.once('exit', (code, signal) => {
-      failure ??= `it ended with ${signal ?? `code ${code}`}`;
+      failure ??= code === 127 ? 'qemu-system-x86_64 is not installed' : `it ended with ${signal ?? `code ${code}`}`;
     });
     child.unref();
     for (const deadline = Date.now() + startDeadlineMs; failure === undefined && Date.now() < deadline; ) {
       const qmp = await connectIfListening(join(directory, 'qmp.sock'));
-      if (qmp !== null) return await MachineProcess.#greet(directory, qmp, logStart);
+      if (qmp !== null) return await MachineProcess.#greet(directory, qmp, serialLog, logStart);
       await delay(connectMs);
     }
     if (child.pid !== undefined) killIfThere(child.pid);
@@ -127,7 +145,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
   }
 
   /** The process that runs in a directory, if one does and is of this machine. */
-  static async adopt(directory: string, id: string): Promise<MachineProcess | null> {
+  static async adopt(directory: string, id: string, serialLog: SerialLog): Promise<MachineProcess | null> {
     const qmp = await connectIfListening(join(directory, 'qmp.sock'));
     if (qmp === null) return null;
     const { UUID: uuid } = await qmp.execute<{ UUID: string }>('query-uuid');
@@ -135,17 +153,27 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
       qmp.close();
       throw new CalotypeError('machine_failed', `Another machine (${uuid}) runs in ${directory}.`);
     }
-    const found = await MachineProcess.#greet(directory, qmp, sizeOf(join(directory, 'qemu.log')));
+    const found = await MachineProcess.#greet(directory, qmp, serialLog, sizeOf(join(directory, 'qemu.log')));
     await found.refresh();
     return found;
   }
 
-  static async #greet(directory: string, qmp: QmpClient, logStart: number): Promise<MachineProcess> {
+  static async #greet(
+    directory: string,
+    qmp: QmpClient,
+    serialLog: SerialLog,
+    logStart: number,
+  ): Promise<MachineProcess> {
     const { qemu } = await qmp.execute<{ qemu: { major: number; minor: number; micro: number } }>('query-version');
     const version = `${qemu.major}.${qemu.minor}.${qemu.micro}`;
     const pid = Number.parseInt(readFileSync(join(directory, 'qemu.pid'), 'utf8'), 10);
     const { enabled } = await qmp.execute<{ enabled: boolean }>('query-kvm');
-    return new MachineProcess(directory, qmp, { pid, version, accelerator: enabled ? 'kvm' : 'tcg', logStart });
+    return new MachineProcess(directory, qmp, serialLog, {
+      pid,
+      version,
+      accelerator: enabled ? 'kvm' : 'tcg',
+      logStart,
+    });
   }
 
   get qmp(): QmpClient {
@@ -214,6 +242,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
   /** Lets go of the process, which runs on. */
   release(): void {
     this.#released = true;
+    this.serialInput.close();
     this.#qmp.close();
   }
 
@@ -407,16 +436,21 @@ function killIfThere(pid: number): void {
 
 function sizeOf(path: string): number {
   try {
-    return readFileSync(path).length;
+    return statSync(path).size;
   } catch {
     return 0;
   }
 }
 
 function tail(path: string, from: number): string {
+  const size = sizeOf(path);
+  const start = Math.max(from, size - lastWordsBytes);
+  if (size <= start) return '';
+  const file = openSync(path, 'r');
   try {
-    return readFileSync(path).subarray(from).subarray(-lastWordsBytes).toString('utf8').trim();
-  } catch {
-    return '';
+    const words = Buffer.alloc(size - start);
+    return words.toString('utf8', 0, readSync(file, words, 0, words.length, start)).trim();
+  } finally {
+    closeSync(file);
   }
 }

@@ -18,10 +18,13 @@ import {
   type MachineProcessSpec,
 } from '../qemu/machine-process.ts';
 import { type MachineTypes, readMachineTypes } from '../qemu/machine-types.ts';
+import { SerialLog } from '../qemu/serial-log.ts';
 import type { Logger } from './context.ts';
 
 /** Shorter pauses, such as for a snapshot, are not worth a record. */
 const settleMs = 250;
+/** How often old output of guests is given back. */
+const punchEveryMs = 1000;
 
 export interface Launch {
   readonly drives: readonly MachineDrive[];
@@ -34,6 +37,9 @@ export class MachineProcesses {
   readonly #runDirectory: string;
   readonly #logger: Logger;
   readonly #live = new Map<MachineId, MachineProcess>();
+  readonly #serialLogs = new Map<MachineId, SerialLog>();
+  readonly #keptSerialBytes: number | undefined;
+  readonly #punching: NodeJS.Timeout;
   /** Processes that a task is about to end. */
   readonly #ending = new Set<MachineId>();
   #accelerator: Promise<AcceleratorChoice> | undefined;
@@ -44,7 +50,14 @@ export class MachineProcesses {
   /** Called after events were written. */
   wake: () => void = () => undefined;
 
-  constructor(parts: { catalog: Catalog; dataDirectory: string; logger: Logger }) {
+  constructor(parts: {
+    catalog: Catalog;
+    dataDirectory: string;
+    logger: Logger;
+    keptSerialBytes?: number | undefined;
+  }) {
+    this.#keptSerialBytes = parts.keptSerialBytes;
+    this.#punching = setInterval(() => void this.#punch(), punchEveryMs).unref();
     this.#catalog = parts.catalog;
     this.#runDirectory = join(parts.dataDirectory, 'run');
     this.#logger = parts.logger;
@@ -67,6 +80,33 @@ export class MachineProcesses {
     return join(this.#runDirectory, `m${machine.number}`);
   }
 
+  serialLogOf(machine: { id: MachineId; number: number }): SerialLog {
+    const known = this.#serialLogs.get(machine.id);
+    if (known !== undefined) return known;
+    const path = MachineProcess.serialLogIn(this.directoryOf(machine));
+    const made = new SerialLog(path, this.#keptSerialBytes === undefined ? {} : { keptBytes: this.#keptSerialBytes });
+    this.#serialLogs.set(machine.id, made);
+    return made;
+  }
+
+  /** Guests may write without end. A file system that cannot give back leaves them their limit. */
+  async #punch(): Promise<void> {
+    for (const [id, running] of this.#live) {
+      await this.#serialLogs
+        .get(id)
+        ?.punch(running.pid)
+        .catch((error) =>
+          this.#logger.warn({ err: error, machineId: id }, 'old serial output could not be given back'),
+        );
+    }
+  }
+
+  /** A machine is gone for good: nobody follows it any more. */
+  forget(id: MachineId): void {
+    this.#serialLogs.get(id)?.close();
+    this.#serialLogs.delete(id);
+  }
+
   find(id: MachineId): MachineProcess | undefined {
     return this.#live.get(id);
   }
@@ -86,7 +126,7 @@ export class MachineProcesses {
 
   async #adopt(row: MachineRow): Promise<void> {
     try {
-      const found = await MachineProcess.adopt(this.directoryOf(row), row.id);
+      const found = await MachineProcess.adopt(this.directoryOf(row), row.id, this.serialLogOf(row));
       if (found !== null) {
         this.#keep(row, found);
         if (found.power !== row.power) await this.#catalog.write((tx) => setPower(tx, row.id, { power: found.power }));
@@ -108,7 +148,8 @@ export class MachineProcesses {
     if (!types.has(hardware.machineType)) {
       throw new CalotypeError('machine_type_missing', undefined, { machineType: hardware.machineType });
     }
-    const started = await MachineProcess.start(this.directoryOf(row), { id: row.id, hardware, accelerator, ...launch });
+    const spec = { id: row.id, hardware, accelerator, ...launch };
+    const started = await MachineProcess.start(this.directoryOf(row), spec, this.serialLogOf(row));
     this.#keep(row, started);
     return started;
   }
@@ -219,6 +260,8 @@ export class MachineProcesses {
   /** Lets go of all of them; they run on. */
   close(): void {
     this.#closed = true;
+    clearInterval(this.#punching);
+    for (const log of this.#serialLogs.values()) log.close();
     for (const running of this.#live.values()) running.release();
   }
 }

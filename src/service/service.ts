@@ -66,7 +66,8 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   const exports = new ExportBook();
   await exports.load(catalog);
   const sizes = new SizeBook({ catalog, engine, exports, logger });
-  const machines = new MachineProcesses({ catalog, dataDirectory: config.dataDirectory, logger });
+  const { dataDirectory, keptSerialBytes } = config;
+  const machines = new MachineProcesses({ catalog, dataDirectory, logger, keptSerialBytes });
   machines.wake = feed.wake;
   const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes, machines };
   const compaction = new Compaction(context);

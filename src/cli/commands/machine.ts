@@ -38,6 +38,7 @@ import {
   stateFormat,
   treeStyle,
 } from './common.ts';
+import { registerConsole } from './machine-console.ts';
 import { registerLog } from './machine-log.ts';
 import { onMachine, registerPower } from './machine-power.ts';
 
@@ -193,6 +194,7 @@ export function register(noun: Command, ctx: Context): void {
   );
 
   registerLog(noun, ctx);
+  registerConsole(noun, ctx);
 
   const clone = noun
     .command('clone')

@@ -63,6 +63,7 @@ export function fakeService(given: FakeServices): Service {
       attach: refuse,
       detach: refuse,
       serialLog: refuse,
+      typeOnConsole: refuse,
       ...given.machines,
     },
     drives: {
