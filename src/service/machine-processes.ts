@@ -47,6 +47,8 @@ export class MachineProcesses {
   #closed = false;
   /** Called when a machine ended by itself: what it leaves behind is to be cleared up. */
   onEnded: (machine: MachineRow) => void = () => undefined;
+  /** Called when one ended that nobody had told to. */
+  onDied: () => void = () => undefined;
   /** Called after events were written. */
   wake: () => void = () => undefined;
 
@@ -208,6 +210,7 @@ export class MachineProcesses {
           detail: end.expected ? { by: 'guest' } : { message: error?.message ?? '' },
         });
       });
+      if (error !== null) this.onDied();
       this.wake();
       this.onEnded(row);
     } catch (cause) {

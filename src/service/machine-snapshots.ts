@@ -226,6 +226,8 @@ export async function takeMachine(
     } finally {
       await quiet.close();
     }
+    const { frozenUs } = quiet.outcome();
+    if (frozenUs !== null) context.config.observer?.guestFrozen?.(frozenUs / 1e6);
     return;
   }
   const before = plan.before ?? power;
@@ -245,6 +247,7 @@ export async function takeMachine(
       await recordMemory(tx, saved);
       await commit(tx, { power: before, ...describeMemory(saved), frozenUs: null, pauseUs: saved.pauseUs });
     });
+    if (saved.pauseUs !== null) context.config.observer?.guestPaused?.(saved.pauseUs / 1e6);
   } catch (error) {
     await save.abort(context);
     await forgetAttempt(context, plan);

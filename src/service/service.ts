@@ -69,6 +69,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   const { dataDirectory, keptSerialBytes } = config;
   const machines = new MachineProcesses({ catalog, dataDirectory, logger, keptSerialBytes });
   machines.wake = feed.wake;
+  machines.onDied = () => config.observer?.machineDied?.();
   const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes, machines };
   const compaction = new Compaction(context);
   const reclaimer = new Reclaimer(context);
