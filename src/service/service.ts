@@ -27,6 +27,7 @@ import { registerMachineReverts } from './machine-reverts.ts';
 import { registerMachineSnapshots } from './machine-snapshots.ts';
 import { registerMachineTasks, settleMachine } from './machine-tasks.ts';
 import { machineUseCases } from './machines.ts';
+import { examineMemory } from './memory-doctor.ts';
 import { sweepMemory } from './memory-save.ts';
 import { Reclaimer } from './reclaim.ts';
 import { repairStates } from './repair.ts';
@@ -123,7 +124,12 @@ export async function createService(parts: ServiceParts): Promise<RunningService
 
     async doctor(caller, options) {
       assertOperator(caller);
-      return engine.doctor(options);
+      const ofDrives = await engine.doctor(options);
+      const ofMemory = await examineMemory(context, options);
+      return {
+        findings: [...ofDrives.findings, ...ofMemory.findings],
+        checkedFiles: ofDrives.checkedFiles + ofMemory.checkedFiles,
+      };
     },
 
     space: () => engine.space(),
