@@ -39,7 +39,7 @@ import {
   sweepMemory,
 } from './memory-save.ts';
 import { toSnapshot } from './objects.ts';
-import { quiesce } from './quiesce.ts';
+import { assertQuiescible, quiesce } from './quiesce.ts';
 import { replaySnapshot } from './replay.ts';
 import { assertRoom } from './room.ts';
 
@@ -87,6 +87,10 @@ export function createMachineSnapshot(
           machineId: machine.id,
           remedy: 'Start it, or leave the memory out.',
         });
+      }
+      // What waits may change what the machine does; then it is looked at when that is done.
+      if (!memory && input.quiesce === 'require' && runner.queueOf(machine.id).length === 0) {
+        assertQuiescible(context.machines.find(machine.id), machine);
       }
       const slots = await slotsOf(tx, machine.id);
       for (const driveId of excluded) {
