@@ -75,8 +75,17 @@ interface Facts {
   readonly logStart: number;
 }
 
-/** Emits `power` when the guest begins, pauses or goes on, `end` once when the process is gone, and `qmp` for every event. */
-export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [MachineEnd]; qmp: [QmpEvent] }> {
+interface MachineEvents {
+  /** The guest begins, pauses or goes on. */
+  power: [MachinePower];
+  /** The guest has let go of a drive, or may have while the connection was cut. */
+  unplugged: [];
+  /** Once, when the process is gone. */
+  end: [MachineEnd];
+  qmp: [QmpEvent];
+}
+
+export class MachineProcess extends EventEmitter<MachineEvents> {
   readonly directory: string;
   readonly pid: number;
   readonly qemuVersion: string;
@@ -248,7 +257,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
 
   /** Plugs a drive into a free slot. @throws engine_failed */
   async plug(drive: MachineDrive): Promise<void> {
-    if (await this.#hasDevice(deviceOfSlot(drive.slot))) return;
+    if ((await this.slots()).has(drive.slot)) return;
     await this.#qmp.execute('blockdev-add', blockNode(drive));
     try {
       await this.#qmp.execute('device_add', { driver: 'virtio-blk-pci', ...diskDevice(drive) });
@@ -263,17 +272,18 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
    * @returns whether it did in time; else the drive may yet go, later
    */
   async unplug(slot: number, timeoutMs: number): Promise<boolean> {
-    const device = deviceOfSlot(slot);
-    if ((await this.#hasDevice(device)) && !(await this.#deviceGone(device, timeoutMs))) return false;
+    if ((await this.slots()).has(slot) && !(await this.#deviceGone(deviceOfSlot(slot), timeoutMs))) return false;
     await this.#qmp.execute('blockdev-del', { 'node-name': nodeOfSlot(slot) }).catch((error: unknown) => {
       if (!/Failed to find node/.test(String(error))) throw error;
     });
     return true;
   }
 
-  async #hasDevice(device: string): Promise<boolean> {
+  /** The slots whose drives the guest has. */
+  async slots(): Promise<ReadonlySet<number>> {
     const blocks = await this.#qmp.execute<{ qdev?: string }[]>('query-block');
-    return blocks.some(({ qdev }) => qdev?.split('/').includes(device) === true);
+    const found = blocks.map(({ qdev }) => /\/disk(\d+)(\/|$)/.exec(`/${qdev ?? ''}`)?.[1]);
+    return new Set(found.flatMap((slot) => (slot === undefined ? [] : Number(slot))));
   }
 
   #deviceGone(device: string, timeoutMs: number): Promise<boolean> {
@@ -292,6 +302,8 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
       this.on('qmp', onEvent);
       this.once('end', onEnd);
       this.#qmp.execute('device_del', { id: device }).catch((error: unknown) => {
+        // The guest was asked before, and has yet to answer.
+        if (/already in the process of unplug/.test(String(error))) return;
         finish(false);
         reject(error);
       });
@@ -308,6 +320,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
     if (event.event === 'RESUME') this.#see('running');
     else if (event.event === 'STOP') this.#see('paused');
     else if (event.event === 'SHUTDOWN') this.#shutdown = true;
+    else if (event.event === 'DEVICE_DELETED') this.emit('unplugged');
     this.emit('qmp', event);
   }
 
@@ -325,6 +338,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
         this.#qmp = qmp;
         this.#listen(qmp);
         await this.refresh().catch(() => undefined);
+        this.emit('unplugged');
         return;
       }
       await delay(reconnectMs);

@@ -47,6 +47,8 @@ export class MachineProcesses {
   #closed = false;
   /** Called when a machine ended by itself: what it leaves behind is to be cleared up. */
   onEnded: (machine: MachineRow) => void = () => undefined;
+  /** Called when a guest has let go of a drive, or may have. */
+  onUnplugged: (id: MachineId) => void = () => undefined;
   /** Called when one ended that nobody had told to. */
   onDied: () => void = () => undefined;
   /** Called after events were written. */
@@ -109,6 +111,11 @@ export class MachineProcesses {
     this.#serialLogs.delete(id);
   }
 
+  /** All that run now. */
+  running(): readonly MachineId[] {
+    return [...this.#live.keys()];
+  }
+
   find(id: MachineId): MachineProcess | undefined {
     return this.#live.get(id);
   }
@@ -159,6 +166,9 @@ export class MachineProcesses {
   #keep(row: MachineRow, running: MachineProcess): void {
     this.#live.set(row.id, running);
     running.once('end', (end) => void this.#onEnd(row.id, running, end));
+    running.on('unplugged', () => {
+      if (!this.#closed) this.onUnplugged(row.id);
+    });
     let timer: NodeJS.Timeout | undefined;
     running.on('power', () => {
       clearTimeout(timer);

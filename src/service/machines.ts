@@ -301,7 +301,7 @@ export function machineUseCases(context: Context): MachineUseCases {
     },
 
     detach: (caller, id, driveId, options) =>
-      change(caller, id, options, 'machine.detach', { driveId }, async (tx, machine) => {
+      change(caller, id, options, 'machine.detach', { driveId, late: false }, async (tx, machine) => {
         await driveRow(tx, caller, 'write', driveId);
         const attached = await attachmentOf(tx, driveId);
         if (attached?.machine.id !== machine.id) throw new CalotypeError('drive_not_attached', undefined, { driveId });

@@ -25,7 +25,7 @@ import { registerMachineDelete } from './machine-delete.ts';
 import { MachineProcesses } from './machine-processes.ts';
 import { registerMachineReverts } from './machine-reverts.ts';
 import { registerMachineSnapshots } from './machine-snapshots.ts';
-import { registerMachineTasks, settleMachine } from './machine-tasks.ts';
+import { registerMachineTasks, settleMachine, settleUnplugged } from './machine-tasks.ts';
 import { machineUseCases } from './machines.ts';
 import { examineMemory } from './memory-doctor.ts';
 import { sweepMemory } from './memory-save.ts';
@@ -96,11 +96,13 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   };
 
   machines.onEnded = (machine) => settleMachine(context, machine);
+  machines.onUnplugged = (id) => void settleUnplugged(context, id);
   await machines.adoptAll();
   engine.onServedAnew(() => {
     machines.loseDrives().catch((error) => logger.error({ err: error }, 'machines could not be ended'));
   });
   const tasks = await runner.recover();
+  for (const id of machines.running()) void settleUnplugged(context, id);
   const objects = await repairStates(context);
   await cleanTemporary(context);
   await reopenGateways(context);
