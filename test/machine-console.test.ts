@@ -8,7 +8,7 @@ import type { MachineId } from '../src/core/ids.ts';
 import { guestFilesOrNull } from '../src/guest/testing/guest-machine.ts';
 import { MachineRig } from './support/machine-rig.ts';
 
-const timeoutMs = 240_000;
+const timeoutMs = 400_000;
 const hasGuest = (await guestFilesOrNull('/tmp')) !== null;
 const failure = (code: string) => expect.objectContaining({ code });
 

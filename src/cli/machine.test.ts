@@ -308,7 +308,7 @@ describe('the console', () => {
     return { typed, closed: closed.promise };
   };
 
-  it('takes a pipe, and leaves when its guest has nothing more to say', async () => {
+  it('takes a pipe, and leaves a while after its end', async () => {
     const { typed, closed } = serveConsole(1);
     const stdin = Readable.from([Buffer.from('ls\n\x1d'), Buffer.from('exit\n')]);
     const outcome = await runCli(['machine', 'console', 'web', '--linger', '0s'], { api, stdin });

@@ -5,22 +5,13 @@
  */
 import { spawn } from 'node:child_process';
 import { EventEmitter } from 'node:events';
-import {
-  closeSync,
-  existsSync,
-  mkdirSync,
-  openSync,
-  readFileSync,
-  readSync,
-  rmSync,
-  statSync,
-  truncateSync,
-} from 'node:fs';
+import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CalotypeError } from '../core/errors.ts';
 import type { Accelerator, MachineHardware } from '../core/model.ts';
 import type { MachinePower } from '../core/states.ts';
+import { ProcessLog } from './process-log.ts';
 import { QmpClient, type QmpEvent } from './qmp.ts';
 import { SerialInput } from './serial-input.ts';
 import { limitedCommand, type SerialLog } from './serial-log.ts';
@@ -60,9 +51,6 @@ const startDeadlineMs = 30_000;
 const connectMs = 5;
 const exitDeadlineMs = 10_000;
 const reconnectMs = 50;
-const lastWordsBytes = 2000;
-/** What a process said before it ended is of no use for long. */
-const maxOldLogBytes = 1024 * 1024;
 
 export const nodeOfSlot = (slot: number): string => `d${slot}`;
 const deviceOfSlot = (slot: number): string => `disk${slot}`;
@@ -71,8 +59,7 @@ interface Facts {
   readonly pid: number;
   readonly version: string;
   readonly accelerator: Accelerator;
-  /** Where in the log this run begins. */
-  readonly logStart: number;
+  readonly said: ProcessLog;
 }
 
 interface MachineEvents {
@@ -96,7 +83,7 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
   #shutdown = false;
   #ended = false;
   #released = false;
-  readonly #logStart: number;
+  readonly #said: ProcessLog;
 
   private constructor(directory: string, qmp: QmpClient, log: SerialLog, facts: Facts) {
     super();
@@ -105,7 +92,7 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
     this.pid = facts.pid;
     this.qemuVersion = facts.version;
     this.accelerator = facts.accelerator;
-    this.#logStart = facts.logStart;
+    this.#said = facts.said;
     this.#qmp = qmp;
     this.serialInput = new SerialInput(MachineProcess.serialSocketIn(directory), () => log.wake());
     this.#listen(qmp);
@@ -122,10 +109,8 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
   static async start(directory: string, spec: MachineProcessSpec, serialLog: SerialLog): Promise<MachineProcess> {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     for (const name of ['qmp.sock', 'agent.sock', 'serial.sock']) rmSync(join(directory, name), { force: true });
-    const logPath = join(directory, 'qemu.log');
-    if (sizeOf(logPath) > maxOldLogBytes) truncateSync(logPath);
-    const log = openSync(logPath, 'a', 0o600);
-    const logStart = sizeOf(logPath);
+    const said = new ProcessLog(join(directory, 'qemu.log'));
+    const log = openSync(said.path, 'a', 0o600);
     const command = ['qemu-system-x86_64', ...argumentsOf(directory, spec)];
     const child = spawn(...limitedCommand(await serialLog.limit(), command), {
       cwd: directory,
@@ -143,13 +128,13 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
     child.unref();
     for (const deadline = Date.now() + startDeadlineMs; failure === undefined && Date.now() < deadline; ) {
       const qmp = await connectIfListening(join(directory, 'qmp.sock'));
-      if (qmp !== null) return await MachineProcess.#greet(directory, qmp, serialLog, logStart);
+      if (qmp !== null) return await MachineProcess.#greet(directory, qmp, serialLog, said);
       await delay(connectMs);
     }
     if (child.pid !== undefined) killIfThere(child.pid);
     throw new CalotypeError(
       'machine_failed',
-      `QEMU did not start: ${[failure ?? 'no answer', tail(logPath, logStart)].filter((part) => part !== '').join('. ')}`,
+      `QEMU did not start: ${[failure ?? 'no answer', said.lastWords()].filter((part) => part !== '').join('. ')}`,
     );
   }
 
@@ -162,7 +147,7 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
       qmp.close();
       throw new CalotypeError('machine_failed', `Another machine (${uuid}) runs in ${directory}.`);
     }
-    const found = await MachineProcess.#greet(directory, qmp, serialLog, sizeOf(join(directory, 'qemu.log')));
+    const found = await MachineProcess.#greet(directory, qmp, serialLog, new ProcessLog(join(directory, 'qemu.log')));
     await found.refresh();
     return found;
   }
@@ -171,7 +156,7 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
     directory: string,
     qmp: QmpClient,
     serialLog: SerialLog,
-    logStart: number,
+    said: ProcessLog,
   ): Promise<MachineProcess> {
     const { qemu } = await qmp.execute<{ qemu: { major: number; minor: number; micro: number } }>('query-version');
     const version = `${qemu.major}.${qemu.minor}.${qemu.micro}`;
@@ -181,7 +166,7 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
       pid,
       version,
       accelerator: enabled ? 'kvm' : 'tcg',
-      logStart,
+      said,
     });
   }
 
@@ -345,8 +330,7 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
     }
     if (this.#released || this.#ended) return;
     this.#ended = true;
-    const lastWords = tail(join(this.directory, 'qemu.log'), this.#logStart);
-    this.emit('end', { expected: this.#shutdown, lastWords });
+    this.emit('end', { expected: this.#shutdown, lastWords: this.#said.lastWords() });
   }
 }
 
@@ -445,26 +429,5 @@ function killIfThere(pid: number): void {
     process.kill(pid, 'SIGKILL');
   } catch {
     // Gone already.
-  }
-}
-
-function sizeOf(path: string): number {
-  try {
-    return statSync(path).size;
-  } catch {
-    return 0;
-  }
-}
-
-function tail(path: string, from: number): string {
-  const size = sizeOf(path);
-  const start = Math.max(from, size - lastWordsBytes);
-  if (size <= start) return '';
-  const file = openSync(path, 'r');
-  try {
-    const words = Buffer.alloc(size - start);
-    return words.toString('utf8', 0, readSync(file, words, 0, words.length, start)).trim();
-  } finally {
-    closeSync(file);
   }
 }

@@ -67,8 +67,8 @@ export class TaskRunner {
   readonly #active = new Map<TaskId, ActiveTask>();
   readonly #queues = new DriveQueues<ActiveTask>();
   readonly #running = new Set<Promise<void>>();
-  #closing = false;
   readonly #recovered = Promise.withResolvers<void>();
+  #closing = false;
 
   /** `wake` is called after every commit that wrote events. */
   constructor(deps: { catalog: Catalog; logger: Logger; observer: Observer; wake: () => void }) {
@@ -102,8 +102,8 @@ export class TaskRunner {
 
   /**
    * Runs `work` in one transaction that may add tasks; once it is durable they are carried out. Queue positions are taken
-   * inside the transaction, so that they follow the tasks' numbers. What asks before `recover` is done waits for it: it would
-   * come before earlier tasks, and be taken up as one of them. `mayUseReserve` is for what gives space back.
+   * inside the transaction, so that they follow the tasks' numbers; before `recover` is done none can be. `mayUseReserve` is
+   * for what gives space back.
    */
   async change<T>(work: (tx: Tx, add: AddTask) => Promise<T>, options: { mayUseReserve?: boolean } = {}): Promise<T> {
     await this.#recovered.promise;

@@ -30,7 +30,7 @@ export function registerConsole(noun: Command, ctx: Context): void {
     .option('--last <size>', 'show so much of what it wrote before', (text) => parseSize(text))
     .option(
       '--linger <duration>',
-      'when a piped input has ended, leave once the guest is silent for so long (default: 1s)',
+      'when a piped input has ended, show for so long what the guest answers (default: 1s)',
       parseDuration,
     )
     .action(async (text: string, options: ConsoleOptions) => {
@@ -48,7 +48,6 @@ class Console {
   readonly #ctx: Context;
   readonly #path: string;
   readonly #output: IncomingMessage;
-  #lastOutputAt = 0;
   #isOver = false;
 
   constructor(ctx: Context, path: string, output: IncomingMessage) {
@@ -82,10 +81,7 @@ class Console {
   async #show(): Promise<void> {
     const { client, io } = this.#ctx;
     try {
-      for await (const chunk of this.#output) {
-        await write(io.stdout, chunk);
-        this.#lastOutputAt = performance.now();
-      }
+      for await (const chunk of this.#output) await write(io.stdout, chunk);
     } catch (error) {
       if (!this.#isOver) throw client.connectionError(error);
     }
@@ -103,12 +99,8 @@ class Console {
       if (left >= 0) return;
     }
     if (isTerminal) return;
-    const from = performance.now();
-    for (;;) {
-      const leftMs = Math.max(from, this.#lastOutputAt) + lingerMs - performance.now();
-      if (leftMs <= 0) return;
-      await delay(leftMs, undefined, { signal: this.#ctx.io.interrupted });
-    }
+    // Not until it is silent: many guests never are.
+    await delay(lingerMs, undefined, { signal: this.#ctx.io.interrupted });
   }
 
   async #send(bytes: Uint8Array): Promise<void> {
