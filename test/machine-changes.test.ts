@@ -148,6 +148,8 @@ describe.skipIf(!hasGuest)('a machine', () => {
       const [file = ''] = await readdir(join(rig.directory, 'memory'));
       await truncate(join(rig.directory, 'memory', file), 100_000);
       await expect(rig.done(snapshots.revert(rig.caller, snapshot.id))).rejects.toEqual(failure('memory_damaged'));
+      const report = await rig.service.doctor({ ...rig.caller, role: 'operator' }, { repair: true });
+      expect(report.findings).toMatchObject([{ code: 'memory_damaged', subject: `memory/${file}` }]);
       const from = (await rig.serial(id)).length;
       await rig.line(id, /^count \d+$/m, from);
       expect(await rig.machine(id)).toMatchObject({ power: 'running', basedOn: snapshot.id });

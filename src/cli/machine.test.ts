@@ -1,3 +1,4 @@
+import { PassThrough, Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import {
   aDrive,
@@ -253,19 +254,37 @@ describe('the serial log', () => {
     expect(stdout).toBe('a\tb\r\n\\x1b[2J');
   });
 
-  it('is followed from where it ended, every byte once, until Ctrl-C', async () => {
-    const pieces = ['first ', 'sec', 'ond', ''];
-    let text = '';
+  it('is cut to its last lines, one that is not ended among them', async () => {
+    serveLog(() => 'one\r\ntwo\n\nfour');
+    const tail = async (count: string) => (await cli('machine', 'log', 'web', '--tail', count)).stdout;
+    expect(await tail('1')).toBe('four');
+    expect(await tail('3')).toBe('two\n\nfour');
+    expect(await tail('9')).toBe('one\r\ntwo\n\nfour');
+    expect(await tail('0')).toBe('');
+    serveLog(() => 'one\ntwo\n');
+    expect(await tail('1')).toBe('two\n');
+    expect((await cli('machine', 'log', 'web', '--tail', 'x')).code).toBe(2);
+    expect((await cli('machine', 'log', 'web', '--tail', '1', '--all')).code).toBe(2);
+  });
+
+  it('is followed over broken connections and restarts, every byte once, until Ctrl-C', async () => {
+    const log = 'first second third';
     const stop = new AbortController();
-    serveLog(() => {
-      const piece = pieces.shift();
-      if (piece === undefined) stop.abort('SIGINT');
-      text += piece ?? '';
-      return text;
+    const follows: string[] = [];
+    api.on(`GET /machines/${web.id}/serial`, ({ query }: Recorded, response: Parameters<typeof problem>[0]) => {
+      const from = Number(query.get('from') ?? 0);
+      response.setHeader('content-range', `bytes ${from}-${from}/${log.length}`);
+      if (query.get('follow') !== 'true') return void response.end('first ');
+      follows.push(String(from));
+      if (follows.length === 1) response.write(log.slice(from, 9), () => response.destroy());
+      else if (follows.length === 2) response.end(log.slice(from, 13));
+      else if (follows.length === 3) response.end(log.slice(from));
+      else stop.abort('SIGINT');
+      return undefined;
     });
     const outcome = await runCli(['machine', 'log', 'web', '-f'], { api, signal: stop.signal });
-    expect(outcome).toMatchObject({ code: 130, stdout: 'first second' });
-    expect(asked().slice(0, 4)).toEqual([null, '6', '9', '12']);
+    expect(outcome).toMatchObject({ code: 130, stdout: log });
+    expect(follows).toEqual(['6', '9', '13', '18']);
   });
 
   it('of a machine that is gone ends', async () => {
@@ -277,6 +296,81 @@ describe('the serial log', () => {
       return undefined;
     });
     expect(await cli('machine', 'log', 'web', '--follow')).toMatchObject({ code: 3, stdout: '' });
+  });
+});
+
+describe('the console', () => {
+  /** A guest that answers what is typed with the same in capitals. */
+  const serveConsole = (refusals = 0): { typed: string[]; closed: Promise<void> } => {
+    const typed: string[] = [];
+    const closed = Promise.withResolvers<void>();
+    let output: Parameters<typeof problem>[0] | undefined;
+    let left = refusals;
+    api.on(`GET /machines/${web.id}/serial`, (_request: Recorded, response: Parameters<typeof problem>[0]) => {
+      output = response;
+      response.writeHead(200, { 'content-range': 'bytes 0--1/0' });
+      response.flushHeaders();
+      response.once('close', closed.resolve);
+      return undefined;
+    });
+    api.on(`POST /machines/${web.id}/console`, ({ body }: Recorded, response: Parameters<typeof problem>[0]) => {
+      if (left-- > 0) return problem(response, 409, 'console_full', 'It does not read.');
+      typed.push(body);
+      output?.write(body.toUpperCase());
+      response.writeHead(204).end();
+      return undefined;
+    });
+    return { typed, closed: closed.promise };
+  };
+
+  it('takes a pipe, and leaves a while after its end', async () => {
+    const { typed, closed } = serveConsole(1);
+    const stdin = Readable.from([Buffer.from('ls\n\x1d'), Buffer.from('exit\n')]);
+    const outcome = await runCli(['machine', 'console', 'web', '--linger', '0s'], { api, stdin });
+    await closed;
+    expect(outcome.code).toBe(0);
+    expect(typed).toEqual(['ls\n\x1d', 'exit\n']);
+    const [asked] = api.asked(`GET /machines/${web.id}/serial`);
+    expect(asked?.query.get('from')).toBe(String(Number.MAX_SAFE_INTEGER));
+    const more = await runCli(['machine', 'console', 'web'], { api, stdin: Readable.from(['ok']) });
+    expect(more).toMatchObject({ code: 0, stdout: 'OK' });
+  });
+
+  it('hands every key of a terminal over, until Ctrl-]', async () => {
+    const { typed } = serveConsole();
+    const raw: boolean[] = [];
+    const stdin = Object.assign(new PassThrough(), { isTTY: true, setRawMode: (on: boolean) => raw.push(on) });
+    const running = runCli(['machine', 'console', 'web', '--last', '1KiB'], { api, stdin, columns: 80 });
+    stdin.write('\x03');
+    await expect.poll(() => typed).toEqual(['\x03']);
+    stdin.write('q\x1dnever');
+    const outcome = await running;
+    expect(outcome.code).toBe(0);
+    expect(outcome.stderr).toContain('Ctrl-]');
+    expect(typed).toEqual(['\x03', 'q']);
+    expect(raw).toEqual([true, false]);
+    expect(api.asked(`GET /machines/${web.id}/serial`)[0]?.query.get('from')).toBe('-1024');
+  });
+
+  it('gives the terminal back when the machine is off, or the server ends it', async () => {
+    const raw: boolean[] = [];
+    const terminal = () => Object.assign(new PassThrough(), { isTTY: true, setRawMode: (on: boolean) => raw.push(on) });
+    serveConsole();
+    api.on(`POST /machines/${web.id}/console`, (_request: Recorded, response: Parameters<typeof problem>[0]) =>
+      problem(response, 409, 'machine_off', 'The machine is off.'),
+    );
+    const stdin = terminal();
+    stdin.write('x');
+    const off = await runCli(['machine', 'console', 'web'], { api, stdin });
+    expect(off.code).toBe(4);
+    expect(off.stderr).toContain('is off');
+    api.on(`GET /machines/${web.id}/serial`, (_request: Recorded, response: Parameters<typeof problem>[0]) => {
+      response.end('bye');
+      return undefined;
+    });
+    const ended = await runCli(['machine', 'console', 'web'], { api, stdin: terminal() });
+    expect(ended).toMatchObject({ code: 6, stdout: 'bye' });
+    expect(raw).toEqual([true, false, true, false]);
   });
 });
 

@@ -71,6 +71,7 @@ export const errorCatalogue = {
   drive_has_snapshots: entry(409, 'The drive has snapshots'),
   machine_not_ready: entry(409, 'The machine is not in a state that allows this'),
   machine_off: entry(409, 'The machine is off'),
+  console_full: entry(409, 'The guest does not take the input of its console', true),
   machine_running: entry(409, 'The machine is running'),
   machine_has_snapshots: entry(409, 'The machine has snapshots'),
   machine_adopted: entry(409, 'This server does not run the process of this machine'),

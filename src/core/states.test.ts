@@ -7,6 +7,7 @@ import {
   driveTransitions,
   imageTransitions,
   isActiveTask,
+  machinePowers,
   machineTransitions,
   snapshotTransitions,
   taskTransitions,
@@ -22,9 +23,13 @@ const tables = {
   Tasks: taskTransitions,
 };
 
-/** The first table under a heading: state to the states it may become, in the order written. */
+function sectionOf(heading: string): string {
+  return page.split(/^## /m).find((part) => part.startsWith(`${heading}\n`)) ?? '';
+}
+
+/** The table of states under a heading: state to the states it may become, in the order written. */
 function documented(heading: string): Record<string, string[]> {
-  const section = page.split(/^## /m).find((part) => part.startsWith(`${heading}\n`)) ?? '';
+  const section = sectionOf(heading);
   const rows = section.split('\n').filter((line) => line.startsWith('| `'));
   return Object.fromEntries(
     rows.map((row) => {
@@ -43,6 +48,11 @@ describe.each(Object.entries(tables))('%s', (heading, transitions) => {
     const states = Object.keys(transitions);
     for (const next of Object.values(transitions).flat()) expect(states).toContain(next);
   });
+});
+
+it('a machine has the powers that are documented', () => {
+  const [, table = ''] = sectionOf('Machines').split('| Power | Means |');
+  expect([...table.matchAll(/^\| (\w+) \|/gm)].map(([, power]) => power)).toEqual(machinePowers);
 });
 
 it('every object can be deleted from every state that is not already going', () => {

@@ -47,12 +47,13 @@ export interface GuestFiles {
  *     dirty    writes to every page of some memory, over and over; prints nothing
  *     gap      `gap?` is answered with `gap <ms>`, the longest time between two steps of 1 ms since the last answer, by
  *              the guest's own clock. QEMU stops that clock with the guest: a stop does not show in it.
+ *     chatter  prints `chatter <N>` and 200 characters more, as often as goes
  *
  * A mode that lacks its device prints `<mode> none`; one whose drive fails, `<mode>-error <N>: ...`, and tries again.
  * In every mode: `CALOTYPE READY` once all have begun; `drive vdX` and `gone vdX` for drives, those at boot included;
  * input lines `poweroff` and `panic`; the power button powers off.
  */
-export type GuestMode = 'count' | 'demo' | 'disk' | 'pair' | 'ext4' | 'agent' | 'dirty' | 'gap';
+export type GuestMode = 'count' | 'demo' | 'disk' | 'pair' | 'ext4' | 'agent' | 'dirty' | 'gap' | 'chatter';
 
 export interface GuestOptions {
   /** The drive that mode ext4 mounts; /dev/vdb unless told. */

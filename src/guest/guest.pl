@@ -29,7 +29,7 @@ my $command_line = read_file('/proc/cmdline');
 my %option = $command_line =~ /\bcalotype\.(\w+)=(\S+)/g;
 my %modes = (
   count => \&count, demo => \&demo, disk => \&disk, pair => \&pair,
-  ext4 => \&ext4, dirty => \&dirty, gap => \&gap,
+  ext4 => \&ext4, dirty => \&dirty, gap => \&gap, chatter => \&chatter,
 );
 # Which mode hears which line of input.
 my %asks = (report => 'disk', 'gap?' => 'gap');
@@ -161,6 +161,14 @@ sub dirty {
     for (my $at = 0; $at < $bytes; $at += PAGE_BYTES) {
       substr($memory, $at, 8) = $value;
     }
+  }
+}
+
+# Writes to the serial line as much as goes.
+sub chatter {
+  my $rest = 'x' x 200;
+  for (my $n = 1; ; $n++) {
+    say("chatter $n $rest");
   }
 }
 

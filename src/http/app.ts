@@ -32,6 +32,8 @@ import { compileSerializer } from './serialization.ts';
 import { EventStreams } from './sse.ts';
 import { compileValidator } from './validation.ts';
 
+const recheckMs = 15_000;
+
 export interface BuiltApp {
   readonly app: App;
   /** Begins the end: long waits and streams finish, new requests are refused. Call before `app.close()`. */
@@ -42,6 +44,7 @@ export interface BuildHooks {
   /** Called before any route is added; the OpenAPI generator comes in here. */
   readonly beforeRoutes?: (app: App) => Promise<void>;
   readonly streams?: EventStreams;
+  readonly recheckMs?: number;
 }
 
 export async function buildApp(options: AppOptions, logger: Logger, hooks: BuildHooks = {}): Promise<BuiltApp> {
@@ -52,6 +55,7 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
     ...options,
     closing: closing.signal,
     streams,
+    recheckMs: hooks.recheckMs ?? recheckMs,
   };
   const loggerInstance: FastifyBaseLogger = logger;
   const app: App = Fastify({

@@ -55,6 +55,8 @@ export interface AppContext extends AppOptions {
   /** Aborted when the server begins to shut down: long waits end, streams close. */
   readonly closing: AbortSignal;
   readonly streams: EventStreams;
+  /** How often those who follow something are asked whether they still may. */
+  readonly recheckMs: number;
 }
 
 export type App = FastifyInstance<

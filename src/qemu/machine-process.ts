@@ -11,7 +11,10 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { CalotypeError } from '../core/errors.ts';
 import type { Accelerator, MachineHardware } from '../core/model.ts';
 import type { MachinePower } from '../core/states.ts';
+import { ProcessLog } from './process-log.ts';
 import { QmpClient, type QmpEvent } from './qmp.ts';
+import { SerialInput } from './serial-input.ts';
+import { limitedCommand, type SerialLog } from './serial-log.ts';
 
 export interface MachineDrive {
   readonly slot: number;
@@ -48,7 +51,6 @@ const startDeadlineMs = 30_000;
 const connectMs = 5;
 const exitDeadlineMs = 10_000;
 const reconnectMs = 50;
-const lastWordsBytes = 2000;
 
 export const nodeOfSlot = (slot: number): string => `d${slot}`;
 const deviceOfSlot = (slot: number): string => `disk${slot}`;
@@ -57,32 +59,42 @@ interface Facts {
   readonly pid: number;
   readonly version: string;
   readonly accelerator: Accelerator;
-  /** Where in the log this run begins. */
-  readonly logStart: number;
+  readonly said: ProcessLog;
 }
 
-/** Emits `power` when the guest begins, pauses or goes on, `end` once when the process is gone, and `qmp` for every event. */
-export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [MachineEnd]; qmp: [QmpEvent] }> {
+interface MachineEvents {
+  /** The guest begins, pauses or goes on. */
+  power: [MachinePower];
+  /** The guest has let go of a drive, or may have while the connection was cut. */
+  unplugged: [];
+  /** Once, when the process is gone. */
+  end: [MachineEnd];
+  qmp: [QmpEvent];
+}
+
+export class MachineProcess extends EventEmitter<MachineEvents> {
   readonly directory: string;
   readonly pid: number;
   readonly qemuVersion: string;
   readonly accelerator: Accelerator;
+  readonly serialInput: SerialInput;
   #qmp: QmpClient;
   #power: MachinePower = 'paused';
   #shutdown = false;
   #ended = false;
   #released = false;
-  readonly #logStart: number;
+  readonly #said: ProcessLog;
 
-  private constructor(directory: string, qmp: QmpClient, facts: Facts) {
+  private constructor(directory: string, qmp: QmpClient, log: SerialLog, facts: Facts) {
     super();
     this.setMaxListeners(0);
     this.directory = directory;
     this.pid = facts.pid;
     this.qemuVersion = facts.version;
     this.accelerator = facts.accelerator;
-    this.#logStart = facts.logStart;
+    this.#said = facts.said;
     this.#qmp = qmp;
+    this.serialInput = new SerialInput(MachineProcess.serialSocketIn(directory), () => log.wake());
     this.#listen(qmp);
   }
 
@@ -94,40 +106,40 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
   static serialSocketIn = (directory: string): string => join(directory, 'serial.sock');
 
   /** Starts a process, its guest not running yet. @throws machine_failed, qemu_missing */
-  static async start(directory: string, spec: MachineProcessSpec): Promise<MachineProcess> {
+  static async start(directory: string, spec: MachineProcessSpec, serialLog: SerialLog): Promise<MachineProcess> {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     for (const name of ['qmp.sock', 'agent.sock', 'serial.sock']) rmSync(join(directory, name), { force: true });
-    const logPath = join(directory, 'qemu.log');
-    const log = openSync(logPath, 'a', 0o600);
-    const logStart = sizeOf(logPath);
-    const child = spawn('qemu-system-x86_64', argumentsOf(directory, spec), {
+    const said = new ProcessLog(join(directory, 'qemu.log'));
+    const log = openSync(said.path, 'a', 0o600);
+    const command = ['qemu-system-x86_64', ...argumentsOf(directory, spec)];
+    const child = spawn(...limitedCommand(await serialLog.limit(), command), {
       cwd: directory,
       detached: true,
       stdio: ['ignore', log, log],
     });
     closeSync(log);
     let failure: string | undefined;
-    child.once('error', (error: NodeJS.ErrnoException) => {
-      failure = error.code === 'ENOENT' ? 'qemu-system-x86_64 is not installed' : error.message;
+    child.once('error', (error) => {
+      failure = error.message;
     });
     child.once('exit', (code, signal) => {
-      failure ??= `it ended with ${signal ?? `code ${code}`}`;
+      failure ??= code === 127 ? 'qemu-system-x86_64 is not installed' : `it ended with ${signal ?? `code ${code}`}`;
     });
     child.unref();
     for (const deadline = Date.now() + startDeadlineMs; failure === undefined && Date.now() < deadline; ) {
       const qmp = await connectIfListening(join(directory, 'qmp.sock'));
-      if (qmp !== null) return await MachineProcess.#greet(directory, qmp, logStart);
+      if (qmp !== null) return await MachineProcess.#greet(directory, qmp, serialLog, said);
       await delay(connectMs);
     }
     if (child.pid !== undefined) killIfThere(child.pid);
     throw new CalotypeError(
       'machine_failed',
-      `QEMU did not start: ${[failure ?? 'no answer', tail(logPath, logStart)].filter((part) => part !== '').join('. ')}`,
+      `QEMU did not start: ${[failure ?? 'no answer', said.lastWords()].filter((part) => part !== '').join('. ')}`,
     );
   }
 
   /** The process that runs in a directory, if one does and is of this machine. */
-  static async adopt(directory: string, id: string): Promise<MachineProcess | null> {
+  static async adopt(directory: string, id: string, serialLog: SerialLog): Promise<MachineProcess | null> {
     const qmp = await connectIfListening(join(directory, 'qmp.sock'));
     if (qmp === null) return null;
     const { UUID: uuid } = await qmp.execute<{ UUID: string }>('query-uuid');
@@ -135,17 +147,27 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
       qmp.close();
       throw new CalotypeError('machine_failed', `Another machine (${uuid}) runs in ${directory}.`);
     }
-    const found = await MachineProcess.#greet(directory, qmp, sizeOf(join(directory, 'qemu.log')));
+    const found = await MachineProcess.#greet(directory, qmp, serialLog, new ProcessLog(join(directory, 'qemu.log')));
     await found.refresh();
     return found;
   }
 
-  static async #greet(directory: string, qmp: QmpClient, logStart: number): Promise<MachineProcess> {
+  static async #greet(
+    directory: string,
+    qmp: QmpClient,
+    serialLog: SerialLog,
+    said: ProcessLog,
+  ): Promise<MachineProcess> {
     const { qemu } = await qmp.execute<{ qemu: { major: number; minor: number; micro: number } }>('query-version');
     const version = `${qemu.major}.${qemu.minor}.${qemu.micro}`;
     const pid = Number.parseInt(readFileSync(join(directory, 'qemu.pid'), 'utf8'), 10);
     const { enabled } = await qmp.execute<{ enabled: boolean }>('query-kvm');
-    return new MachineProcess(directory, qmp, { pid, version, accelerator: enabled ? 'kvm' : 'tcg', logStart });
+    return new MachineProcess(directory, qmp, serialLog, {
+      pid,
+      version,
+      accelerator: enabled ? 'kvm' : 'tcg',
+      said,
+    });
   }
 
   get qmp(): QmpClient {
@@ -214,12 +236,13 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
   /** Lets go of the process, which runs on. */
   release(): void {
     this.#released = true;
+    this.serialInput.close();
     this.#qmp.close();
   }
 
   /** Plugs a drive into a free slot. @throws engine_failed */
   async plug(drive: MachineDrive): Promise<void> {
-    if (await this.#hasDevice(deviceOfSlot(drive.slot))) return;
+    if ((await this.slots()).has(drive.slot)) return;
     await this.#qmp.execute('blockdev-add', blockNode(drive));
     try {
       await this.#qmp.execute('device_add', { driver: 'virtio-blk-pci', ...diskDevice(drive) });
@@ -234,17 +257,18 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
    * @returns whether it did in time; else the drive may yet go, later
    */
   async unplug(slot: number, timeoutMs: number): Promise<boolean> {
-    const device = deviceOfSlot(slot);
-    if ((await this.#hasDevice(device)) && !(await this.#deviceGone(device, timeoutMs))) return false;
+    if ((await this.slots()).has(slot) && !(await this.#deviceGone(deviceOfSlot(slot), timeoutMs))) return false;
     await this.#qmp.execute('blockdev-del', { 'node-name': nodeOfSlot(slot) }).catch((error: unknown) => {
       if (!/Failed to find node/.test(String(error))) throw error;
     });
     return true;
   }
 
-  async #hasDevice(device: string): Promise<boolean> {
+  /** The slots whose drives the guest has. */
+  async slots(): Promise<ReadonlySet<number>> {
     const blocks = await this.#qmp.execute<{ qdev?: string }[]>('query-block');
-    return blocks.some(({ qdev }) => qdev?.split('/').includes(device) === true);
+    const found = blocks.map(({ qdev }) => /\/disk(\d+)(\/|$)/.exec(`/${qdev ?? ''}`)?.[1]);
+    return new Set(found.flatMap((slot) => (slot === undefined ? [] : Number(slot))));
   }
 
   #deviceGone(device: string, timeoutMs: number): Promise<boolean> {
@@ -263,6 +287,8 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
       this.on('qmp', onEvent);
       this.once('end', onEnd);
       this.#qmp.execute('device_del', { id: device }).catch((error: unknown) => {
+        // The guest was asked before, and has yet to answer.
+        if (/already in the process of unplug/.test(String(error))) return;
         finish(false);
         reject(error);
       });
@@ -279,6 +305,7 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
     if (event.event === 'RESUME') this.#see('running');
     else if (event.event === 'STOP') this.#see('paused');
     else if (event.event === 'SHUTDOWN') this.#shutdown = true;
+    else if (event.event === 'DEVICE_DELETED') this.emit('unplugged');
     this.emit('qmp', event);
   }
 
@@ -296,14 +323,14 @@ export class MachineProcess extends EventEmitter<{ power: [MachinePower]; end: [
         this.#qmp = qmp;
         this.#listen(qmp);
         await this.refresh().catch(() => undefined);
+        this.emit('unplugged');
         return;
       }
       await delay(this.#shutdown ? connectMs : reconnectMs);
     }
     if (this.#released || this.#ended) return;
     this.#ended = true;
-    const lastWords = tail(join(this.directory, 'qemu.log'), this.#logStart);
-    this.emit('end', { expected: this.#shutdown, lastWords });
+    this.emit('end', { expected: this.#shutdown, lastWords: this.#said.lastWords() });
   }
 }
 
@@ -406,21 +433,5 @@ function killIfThere(pid: number): void {
     process.kill(pid, 'SIGKILL');
   } catch {
     // Gone already.
-  }
-}
-
-function sizeOf(path: string): number {
-  try {
-    return readFileSync(path).length;
-  } catch {
-    return 0;
-  }
-}
-
-function tail(path: string, from: number): string {
-  try {
-    return readFileSync(path).subarray(from).subarray(-lastWordsBytes).toString('utf8').trim();
-  } catch {
-    return '';
   }
 }

@@ -74,11 +74,11 @@ export class ActiveTask implements WorkControl {
     if (this.signal.aborted) throw new CalotypeError('cancelled');
   }
 
-  /** Ends the task well, in the transaction that makes its work true. */
+  /** Ends the task well, in the transaction that makes its work true. A task ends once: later, only the work is kept. */
   async conclude(tx: Tx, result: TaskResult | null, outcome: Outcome): Promise<void> {
     const bytes = this.meter.unit === 'bytes';
     const total = bytes ? Math.max(this.meter.total, this.meter.done) : Math.max(1, this.meter.total);
-    await endTask(tx, {
+    const ended = await endTask(tx, {
       number: this.number,
       state: 'done',
       result: result === null ? null : JSON.stringify(result),
@@ -89,7 +89,7 @@ export class ActiveTask implements WorkControl {
       startedAt: this.row.started_at,
       at: nowUs(),
     });
-    await this.event(tx, outcome);
+    if (ended) await this.event(tx, outcome);
     this.concluded = result;
   }
 

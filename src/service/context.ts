@@ -51,6 +51,8 @@ export interface ServiceConfig {
   readonly maxDriveBytes: number;
   /** Default 90. */
   readonly keepEventsDays?: number;
+  /** Of what a guest writes to its serial port, so much of the end at least; default 8 MiB. */
+  readonly keptSerialBytes?: number;
   readonly gateway?: Gateway;
   readonly observer?: Observer;
   /** Called at every step of a change of a machine or image that a crash may come between, by name; a test dies here. */

@@ -32,6 +32,7 @@ import type {
 } from '../core/model.ts';
 import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
 import type { DoctorReport, DriveFiles, ImageFormat } from '../engine/engine.ts';
+import type { SerialRange } from '../qemu/serial-log.ts';
 import type { Caller } from './caller.ts';
 import type { DriveFromImage, MachineFromImage } from './image-clones.ts';
 import type { AdoptionRequest, DisownInput } from './machine-adoption.ts';
@@ -221,12 +222,17 @@ export interface MachineUseCases {
     options?: CreateOptions,
   ): Promise<Task>;
   detach(caller: Caller, id: MachineId, driveId: DriveId, options?: CreateOptions): Promise<Task>;
-  /** What the guest has written to its serial port, from a byte on; a negative one counts from the end. */
+  /**
+   * What the guest has written to its serial port, from a byte on; a negative one counts from the end. With `follow` the
+   * stream goes on over all runs of the machine, until `signal` is aborted or the machine is deleted.
+   */
   serialLog(
     caller: Caller,
     id: MachineId,
-    fromByte: number,
-  ): Promise<{ stream: Readable; fromByte: number; sizeBytes: number }>;
+    input: { fromByte: number; follow?: boolean; signal?: AbortSignal },
+  ): Promise<SerialRange>;
+  /** Types on the serial port. Resolves when the bytes are on their way. @throws machine_off, console_full */
+  typeOnConsole(caller: Caller, id: MachineId, bytes: Uint8Array): Promise<void>;
 }
 
 export interface SnapshotNode {
@@ -353,7 +359,7 @@ export interface ExportUseCases {
 export interface TaskUseCases {
   list(
     caller: Caller,
-    filter: { states?: readonly TaskState[]; objectId?: string; driveId?: DriveId },
+    filter: { states?: readonly TaskState[]; objectId?: string; driveId?: DriveId; machineId?: MachineId },
     page: PageRequest,
   ): Promise<Page<Task>>;
   get(caller: Caller, id: TaskId): Promise<Task>;

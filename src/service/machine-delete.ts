@@ -109,6 +109,7 @@ export function registerMachineDelete(context: Context): void {
         { mayUseReserve: true },
       );
       await rm(context.machines.directoryOf(machine), { recursive: true, force: true });
+      context.machines.forget(machine.id);
       return begun;
     },
     async abandon(tx, task, _input, error) {

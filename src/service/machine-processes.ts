@@ -18,12 +18,15 @@ import {
   type MachineProcessSpec,
 } from '../qemu/machine-process.ts';
 import { type MachineTypes, readMachineTypes } from '../qemu/machine-types.ts';
+import { SerialLog } from '../qemu/serial-log.ts';
 import type { Logger } from './context.ts';
 
 /** Shorter pauses, such as for a snapshot, are not worth a record. */
 const settleMs = 250;
 /** After the start, when the first requests have been answered. */
 const prepareMs = 3000;
+/** How often old output of guests is given back. */
+const punchEveryMs = 1000;
 
 export interface Launch {
   readonly drives: readonly MachineDrive[];
@@ -36,6 +39,9 @@ export class MachineProcesses {
   readonly #runDirectory: string;
   readonly #logger: Logger;
   readonly #live = new Map<MachineId, MachineProcess>();
+  readonly #serialLogs = new Map<MachineId, SerialLog>();
+  readonly #keptSerialBytes: number | undefined;
+  readonly #punching: NodeJS.Timeout;
   /** Processes that a task is about to end. */
   readonly #ending = new Set<MachineId>();
   #accelerator: Promise<AcceleratorChoice> | undefined;
@@ -43,10 +49,21 @@ export class MachineProcesses {
   #closed = false;
   /** Called when a machine ended by itself: what it leaves behind is to be cleared up. */
   onEnded: (machine: MachineRow) => void = () => undefined;
+  /** Called when a guest has let go of a drive, or may have. */
+  onUnplugged: (id: MachineId) => void = () => undefined;
+  /** Called when one ended that nobody had told to. */
+  onDied: () => void = () => undefined;
   /** Called after events were written. */
   wake: () => void = () => undefined;
 
-  constructor(parts: { catalog: Catalog; dataDirectory: string; logger: Logger }) {
+  constructor(parts: {
+    catalog: Catalog;
+    dataDirectory: string;
+    logger: Logger;
+    keptSerialBytes?: number | undefined;
+  }) {
+    this.#keptSerialBytes = parts.keptSerialBytes;
+    this.#punching = setInterval(() => void this.#punch(), punchEveryMs).unref();
     this.#catalog = parts.catalog;
     this.#runDirectory = join(parts.dataDirectory, 'run');
     this.#logger = parts.logger;
@@ -78,6 +95,38 @@ export class MachineProcesses {
     return join(this.#runDirectory, `m${machine.number}`);
   }
 
+  serialLogOf(machine: { id: MachineId; number: number }): SerialLog {
+    const known = this.#serialLogs.get(machine.id);
+    if (known !== undefined) return known;
+    const path = MachineProcess.serialLogIn(this.directoryOf(machine));
+    const made = new SerialLog(path, this.#keptSerialBytes === undefined ? {} : { keptBytes: this.#keptSerialBytes });
+    this.#serialLogs.set(machine.id, made);
+    return made;
+  }
+
+  /** Guests may write without end. A file system that cannot give back leaves them their limit. */
+  async #punch(): Promise<void> {
+    for (const [id, running] of this.#live) {
+      await this.#serialLogs
+        .get(id)
+        ?.punch(running.pid)
+        .catch((error) =>
+          this.#logger.warn({ err: error, machineId: id }, 'old serial output could not be given back'),
+        );
+    }
+  }
+
+  /** A machine is gone for good: nobody follows it any more. */
+  forget(id: MachineId): void {
+    this.#serialLogs.get(id)?.close();
+    this.#serialLogs.delete(id);
+  }
+
+  /** All that run now. */
+  running(): readonly MachineId[] {
+    return [...this.#live.keys()];
+  }
+
   find(id: MachineId): MachineProcess | undefined {
     return this.#live.get(id);
   }
@@ -98,7 +147,7 @@ export class MachineProcesses {
 
   async #adopt(row: MachineRow): Promise<void> {
     try {
-      const found = await MachineProcess.adopt(this.directoryOf(row), row.id);
+      const found = await MachineProcess.adopt(this.directoryOf(row), row.id, this.serialLogOf(row));
       if (found !== null) {
         this.#keep(row, found);
         if (found.power !== row.power) await this.#catalog.write((tx) => setPower(tx, row.id, { power: found.power }));
@@ -120,7 +169,8 @@ export class MachineProcesses {
     if (!types.has(hardware.machineType)) {
       throw new CalotypeError('machine_type_missing', undefined, { machineType: hardware.machineType });
     }
-    const started = await MachineProcess.start(this.directoryOf(row), { id: row.id, hardware, accelerator, ...launch });
+    const spec = { id: row.id, hardware, accelerator, ...launch };
+    const started = await MachineProcess.start(this.directoryOf(row), spec, this.serialLogOf(row));
     this.#keep(row, started);
     return started;
   }
@@ -128,6 +178,9 @@ export class MachineProcesses {
   #keep(row: MachineRow, running: MachineProcess): void {
     this.#live.set(row.id, running);
     running.once('end', (end) => void this.#onEnd(row.id, running, end));
+    running.on('unplugged', () => {
+      if (!this.#closed) this.onUnplugged(row.id);
+    });
     let timer: NodeJS.Timeout | undefined;
     running.on('power', () => {
       clearTimeout(timer);
@@ -183,6 +236,7 @@ export class MachineProcesses {
           detail: end.expected ? { by: 'guest' } : { message: error?.message ?? '' },
         });
       });
+      if (error !== null) this.onDied();
       this.wake();
       this.onEnded(row);
     } catch (cause) {
@@ -235,6 +289,8 @@ export class MachineProcesses {
   /** Lets go of all of them; they run on. */
   close(): void {
     this.#closed = true;
+    clearInterval(this.#punching);
+    for (const log of this.#serialLogs.values()) log.close();
     for (const running of this.#live.values()) running.release();
   }
 }

@@ -39,7 +39,7 @@ import {
   sweepMemory,
 } from './memory-save.ts';
 import { toSnapshot } from './objects.ts';
-import { quiesce } from './quiesce.ts';
+import { assertQuiescible, quiesce } from './quiesce.ts';
 import { replaySnapshot } from './replay.ts';
 import { assertRoom } from './room.ts';
 
@@ -98,6 +98,10 @@ export function createMachineSnapshot(
           machineId: machine.id,
           remedy: 'Start it, or leave the memory out.',
         });
+      }
+      // What waits may change what the machine does; then it is looked at when that is done.
+      if (!memory && input.quiesce === 'require' && runner.queueOf(machine.id).length === 0) {
+        assertQuiescible(runningMachine(context, machine.id), machine);
       }
       const slots = await slotsOf(tx, machine.id);
       for (const driveId of excluded) {
@@ -238,6 +242,8 @@ export async function takeMachine(
     } finally {
       await quiet.close();
     }
+    const { frozenUs } = quiet.outcome();
+    if (frozenUs !== null) context.config.observer?.guestFrozen?.(frozenUs / 1e6);
     return;
   }
   const before = plan.before ?? power;
@@ -257,6 +263,7 @@ export async function takeMachine(
       await recordMemory(tx, saved);
       await commit(tx, { power: before, ...describeMemory(saved), frozenUs: null, pauseUs: saved.pauseUs });
     });
+    if (saved.pauseUs !== null) context.config.observer?.guestPaused?.(saved.pauseUs / 1e6);
   } catch (error) {
     await save.abort(context);
     await forgetAttempt(context, plan);

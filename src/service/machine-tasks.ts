@@ -13,6 +13,7 @@ import {
 } from '../catalog/machines.ts';
 import type { MachineRow } from '../catalog/schema.ts';
 import { CalotypeError, notFound, type StoredError } from '../core/errors.ts';
+import type { MachineId } from '../core/ids.ts';
 import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
 import type { ActiveTask, Outcome } from './active-task.ts';
@@ -49,6 +50,39 @@ export function settleMachine(context: Context, machine: MachineRow): void {
   change.catch((error) =>
     context.logger.error({ err: error, machineId: machine.id }, 'a machine could not be cleared up'),
   );
+}
+
+/**
+ * A guest has let go of a drive, or may have. Where no task took note of it, as the guest was asked so long ago that the
+ * task gave up, or no server ran, the drive is detached now.
+ */
+export async function settleUnplugged(context: Context, id: MachineId): Promise<void> {
+  const { catalog, logger, machines, runner } = context;
+  try {
+    // What is under way may be why.
+    for (const task of runner.queueOf(id)) if (task.started) await runner.wait(task, Number.POSITIVE_INFINITY);
+    const there = await machines.find(id)?.slots();
+    const machine = await findMachineRow(catalog.db, id);
+    if (there === undefined || machine === undefined) return;
+    const slots = await slotsOf(catalog.db, id);
+    for (const { slot, driveId } of slots) {
+      if (there.has(slot)) continue;
+      await runner.change((_tx, add) =>
+        add({
+          kind: 'machine.detach',
+          input: { driveId, late: true },
+          driveIds: slots.map((known) => known.driveId),
+          machineId: id,
+          objectKind: 'machine',
+          objectId: id,
+          owner: { projectId: machine.project_id, userId: null, via: 'system' },
+          event: null,
+        }),
+      );
+    }
+  } catch (error) {
+    if (!runner.closing) logger.error({ err: error, machineId: id }, 'what a guest let go of could not be looked at');
+  }
 }
 
 /** Machines that were being made when it failed: gone if that was wished, else kept with the reason. */
@@ -193,22 +227,24 @@ export function registerMachineTasks(context: Context): void {
 
   runner.register('machine.detach', {
     ...plain,
-    async run(task, { driveId }) {
+    async run(task, { driveId, late }) {
       const machine = await machineOf(context, task);
       const attached = (await slotsOf(catalog.db, machine.id)).find((known) => known.driveId === driveId);
       const running = machines.find(machine.id);
+      if (late && (attached === undefined || (await running?.slots())?.has(attached.slot) !== false)) return undefined;
       if (attached !== undefined && running !== undefined && !(await running.unplug(attached.slot, unplugTimeoutMs))) {
         throw new CalotypeError('drive_busy', 'The guest did not let go of the drive in time.', {
           driveId,
           machineId: machine.id,
-          remedy: 'Unmount it in the guest, or stop the machine first.',
+          remedy:
+            'Unmount it in the guest, or stop the machine first. It is detached as soon as the guest lets go of it.',
         });
       }
       await stopServing(machine, driveId);
       await catalog.write(async (tx) => {
         await detachDrive(tx, driveId);
         await updateMachine(tx, machine.id, { updated_at: nowUs() });
-        await task.conclude(tx, { driveId }, { event: 'machine.drive_detached', detail: { driveId } });
+        await task.conclude(tx, { driveId }, { event: 'machine.drive_detached', detail: { driveId, late } });
       });
       return undefined;
     },

@@ -1,6 +1,4 @@
 /** The use cases of machines; what is longer lives beside this file: snapshots, reverts, clones, deletion. */
-import { open, stat } from 'node:fs/promises';
-import { Readable } from 'node:stream';
 import { addEvent, type Tx } from '../catalog/catalog.ts';
 import { liveExportsOf } from '../catalog/exports.ts';
 import { countMachines, findMachinePlaces, type MachineQuery } from '../catalog/machine-list.ts';
@@ -21,8 +19,9 @@ import { type DriveId, type MachineId, newId } from '../core/ids.ts';
 import type { Machine, MachineBoot, MachineHardware, Task, TaskKind } from '../core/model.ts';
 import { checkName } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
-import { MachineProcess, maxSlots } from '../qemu/machine-process.ts';
+import { maxSlots } from '../qemu/machine-process.ts';
 import { assertDriveReady, assertMachineReady, driveRow, machineRow, ownerOf, readableMachine } from './access.ts';
+import { BoundedMap } from './bounded-map.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
@@ -43,6 +42,8 @@ const forAdopted: readonly TaskKind[] = ['machine.stop', 'machine.pause', 'machi
 const defaultStopMs = 60_000;
 const maxStopMs = 3600_000;
 const maxAppendLength = 2048;
+/** One event stands for what somebody types for so long. */
+const typingUs = 600 * 1_000_000;
 
 export function machineUseCases(context: Context): MachineUseCases {
   const { catalog, engine, machines, adopted, runner } = context;
@@ -99,6 +100,27 @@ export function machineUseCases(context: Context): MachineUseCases {
   }
 
   const nothing: Record<string, never> = {};
+  const typists = new BoundedMap<string, number>(1000);
+
+  /** Who types is in the audit log, but not every key. */
+  async function noteTyping(caller: Caller, machine: MachineRow): Promise<void> {
+    const key = `${caller.userId} ${machine.id}`;
+    const now = nowUs();
+    if (now - (typists.get(key) ?? 0) < typingUs) return;
+    typists.set(key, now);
+    await catalog.write((tx) =>
+      addEvent(tx, {
+        projectId: machine.project_id,
+        userId: caller.userId,
+        via: caller.via,
+        kind: 'machine.console_used',
+        objectKind: 'machine',
+        objectId: machine.id,
+        detail: { name: machine.name },
+      }),
+    );
+    context.feed.wake();
+  }
 
   /** @throws machine_off; tasks that wait may change that, and look again */
   async function mustRun(_tx: Tx, machine: MachineRow): Promise<readonly DriveId[]> {
@@ -298,28 +320,33 @@ export function machineUseCases(context: Context): MachineUseCases {
     },
 
     detach: (caller, id, driveId, options) =>
-      change(caller, id, options, 'machine.detach', { driveId }, async (tx, machine) => {
+      change(caller, id, options, 'machine.detach', { driveId, late: false }, async (tx, machine) => {
         await driveRow(tx, caller, 'write', driveId);
         const attached = await attachmentOf(tx, driveId);
         if (attached?.machine.id !== machine.id) throw new CalotypeError('drive_not_attached', undefined, { driveId });
         return [driveId];
       }),
 
-    async serialLog(caller, id, fromByte) {
+    async serialLog(caller, id, { fromByte, ...options }) {
       const machine = await readableMachine(catalog.db, caller, id);
-      const path = MachineProcess.serialLogIn(machines.directoryOf(machine));
-      const size = await stat(path).then(
-        (found) => found.size,
-        () => 0,
-      );
-      const start = fromByte < 0 ? Math.max(0, size + fromByte) : Math.min(fromByte, size);
-      if (size === 0) return { stream: Readable.from([]), fromByte: 0, sizeBytes: 0 };
-      const file = await open(path, 'r');
-      const stream = start === size ? Readable.from([]) : file.createReadStream({ start, end: size - 1 });
-      if (start === size) await file.close();
-      return { stream, fromByte: start, sizeBytes: size };
+      assertOwnSerial(machine);
+      return machines.serialLogOf(machine).read(fromByte, options);
+    },
+
+    async typeOnConsole(caller, id, bytes) {
+      const machine = await machineRow(catalog.db, caller, id);
+      assertOwnSerial(machine);
+      const { serialInput } = machines.get(machine.id);
+      if (bytes.length === 0) return;
+      await noteTyping(caller, machine);
+      await serialInput.write(bytes);
     },
   };
+}
+
+/** The serial port of an adopted machine leads where its owner has it. @throws machine_adopted */
+function assertOwnSerial(machine: MachineRow): void {
+  if (machine.managed === 0) throw new CalotypeError('machine_adopted', undefined, { machineId: machine.id });
 }
 
 /** @throws invalid_request */

@@ -30,8 +30,10 @@ export function memoryDirectory(context: Pick<Context, 'config'>): string {
   return join(context.config.dataDirectory, 'memory');
 }
 
+export const memoryName = (id: number): string => `m${id.toString(36)}.zst`;
+
 export function memoryPath(context: Pick<Context, 'config'>, id: number): string {
-  return join(memoryDirectory(context), `m${id.toString(36)}.zst`);
+  return join(memoryDirectory(context), memoryName(id));
 }
 
 /** One migration of a process, watched from before it starts. */

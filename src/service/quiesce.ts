@@ -68,6 +68,28 @@ export class Quiescence implements Stillness {
   }
 }
 
+const paused = 'The machine was paused: what its guest had not written yet is not in it.';
+const notShutDown = 'The machine was off, and had not been shut down in good order.';
+
+/**
+ * Whether file systems can be quiet at all in what the machine does now. Before anything is begun, and again when its turn
+ * has come. @throws agent_unavailable
+ */
+export function assertQuiescible(running: MachineProcess | AdoptedProcess | undefined, machine: MachineRow): void {
+  if (running === undefined && machine.error_json !== null) {
+    throw new CalotypeError('agent_unavailable', 'The machine is off, and was not shut down in good order.', {
+      machineId: machine.id,
+      remedy: 'Start it, so that it repairs its file systems, or take the snapshot without `require`.',
+    });
+  }
+  if (running !== undefined && running.power !== 'running') {
+    throw new CalotypeError('agent_unavailable', 'The guest stands still: its agent cannot freeze file systems.', {
+      machineId: machine.id,
+      remedy: 'Resume the machine, or take the snapshot without `require`.',
+    });
+  }
+}
+
 const crash = (reason: string): Outcome => ({ consistency: 'crash', reason, frozenUs: null });
 const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));
 
@@ -77,17 +99,16 @@ export async function quiesce(
   machine: MachineRow,
   mode: QuiesceMode,
 ): Promise<Quiescence> {
+  if (mode === 'require') assertQuiescible(running, machine);
   if (running === undefined) {
     const clean = machine.error_json === null;
     return new Quiescence(
       mode,
-      clean
-        ? { consistency: 'filesystem', reason: 'The machine was off.', frozenUs: null }
-        : crash('The machine was off, and had not been shut down in good order.'),
+      clean ? { consistency: 'filesystem', reason: 'The machine was off.', frozenUs: null } : crash(notShutDown),
     );
   }
   if (running.power !== 'running') {
-    return new Quiescence(mode, crash('The machine was paused: what its guest had not written yet is not in it.'));
+    return new Quiescence(mode, crash(paused));
   }
   if (mode === 'never') return new Quiescence(mode, crash('No quiescing was asked for.'));
   try {

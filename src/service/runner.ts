@@ -67,6 +67,7 @@ export class TaskRunner {
   readonly #active = new Map<TaskId, ActiveTask>();
   readonly #queues = new DriveQueues<ActiveTask>();
   readonly #running = new Set<Promise<void>>();
+  readonly #recovered = Promise.withResolvers<void>();
   #closing = false;
 
   /** `wake` is called after every commit that wrote events. */
@@ -101,9 +102,11 @@ export class TaskRunner {
 
   /**
    * Runs `work` in one transaction that may add tasks; once it is durable they are carried out. Queue positions are taken
-   * inside the transaction, so that they follow the tasks' numbers. `mayUseReserve` is for what gives space back.
+   * inside the transaction, so that they follow the tasks' numbers; before `recover` is done none can be. `mayUseReserve` is
+   * for what gives space back.
    */
   async change<T>(work: (tx: Tx, add: AddTask) => Promise<T>, options: { mayUseReserve?: boolean } = {}): Promise<T> {
+    await this.#recovered.promise;
     if (this.#closing) throw new CalotypeError('shutting_down');
     const added: ActiveTask[] = [];
     let result: T;
@@ -192,6 +195,7 @@ export class TaskRunner {
       });
     }
     for (const task of tasks) this.#enter(task);
+    this.#recovered.resolve();
     for (const task of tasks) task.ready = true;
     for (const task of tasks) this.#startIfFree(task);
     return tasks.length;

@@ -30,8 +30,9 @@ import { registerMachineDelete } from './machine-delete.ts';
 import { MachineProcesses } from './machine-processes.ts';
 import { registerMachineReverts } from './machine-reverts.ts';
 import { registerMachineSnapshots } from './machine-snapshots.ts';
-import { registerMachineTasks, settleMachine } from './machine-tasks.ts';
+import { registerMachineTasks, settleMachine, settleUnplugged } from './machine-tasks.ts';
 import { machineUseCases } from './machines.ts';
+import { examineMemory } from './memory-doctor.ts';
 import { sweepMemory } from './memory-save.ts';
 import { Reclaimer } from './reclaim.ts';
 import { repairStates } from './repair.ts';
@@ -71,8 +72,10 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   const exports = new ExportBook();
   await exports.load(catalog);
   const sizes = new SizeBook({ catalog, engine, exports, logger });
-  const machines = new MachineProcesses({ catalog, dataDirectory: config.dataDirectory, logger });
+  const { dataDirectory, keptSerialBytes } = config;
+  const machines = new MachineProcesses({ catalog, dataDirectory, logger, keptSerialBytes });
   machines.wake = feed.wake;
+  machines.onDied = () => config.observer?.machineDied?.();
   const adopted = new AdoptedMachines({ catalog, engine, logger });
   adopted.wake = feed.wake;
   const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes, machines, adopted };
@@ -104,12 +107,14 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   };
 
   machines.onEnded = (machine) => settleMachine(context, machine);
+  machines.onUnplugged = (id) => void settleUnplugged(context, id);
   await machines.adoptAll();
   await adopted.watchAll();
   engine.onServedAnew(() => {
     machines.loseDrives().catch((error) => logger.error({ err: error }, 'machines could not be ended'));
   });
   const tasks = await runner.recover();
+  for (const id of machines.running()) void settleUnplugged(context, id);
   const objects = await repairStates(context);
   await cleanTemporary(context);
   await reopenGateways(context);
@@ -133,7 +138,12 @@ export async function createService(parts: ServiceParts): Promise<RunningService
 
     async doctor(caller, options) {
       assertOperator(caller);
-      return engine.doctor(options);
+      const ofDrives = await engine.doctor(options);
+      const ofMemory = await examineMemory(context, options);
+      return {
+        findings: [...ofDrives.findings, ...ofMemory.findings],
+        checkedFiles: ofDrives.checkedFiles + ofMemory.checkedFiles,
+      };
     },
 
     space: () => engine.space(),

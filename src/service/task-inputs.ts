@@ -39,7 +39,8 @@ export interface TaskInputs extends Record<TaskKind, object> {
   'machine.resume': Record<string, never>;
   'machine.reset': Record<string, never>;
   'machine.attach': { driveId: DriveId; slot: number };
-  'machine.detach': { driveId: DriveId };
+  /** `late`: the guest has let go of it by itself, after an earlier detachment gave up. */
+  'machine.detach': { driveId: DriveId; late: boolean };
   'machine.snapshot': MachinePoints;
   'machine.revert': MachineRevertInput;
   'drive.create': { sizeBytes: number };

@@ -1,7 +1,6 @@
 /** The service with a real engine and a real guest, inside the test's process. */
 import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -21,6 +20,7 @@ import {
 import { MachineProcess } from '../../src/qemu/machine-process.ts';
 import { NbdClient } from '../../src/qemu/nbd-client.ts';
 import type { Caller } from '../../src/service/caller.ts';
+import type { ServiceConfig } from '../../src/service/context.ts';
 import { createService, type RunningService } from '../../src/service/service.ts';
 import { addPerson, addProject } from '../../src/service/testing/harness.ts';
 
@@ -32,9 +32,12 @@ const silent = { info: () => undefined, warn: () => undefined, error: () => unde
 
 export const driveBytes = 32 * MiB;
 
+export type RigOptions = Pick<ServiceConfig, 'keptSerialBytes'>;
+
 export class MachineRig implements AsyncDisposable {
   readonly directory: string;
   readonly files: GuestFiles;
+  readonly options: RigOptions;
   caller: Caller;
   catalog: Catalog;
   engine: Qcow2Engine;
@@ -42,8 +45,11 @@ export class MachineRig implements AsyncDisposable {
   /** Called at every durable step of the engine. */
   onStep: (name: string) => void = () => undefined;
 
-  private constructor(parts: Pick<MachineRig, 'directory' | 'files' | 'caller' | 'catalog' | 'engine' | 'service'>) {
+  private constructor(
+    parts: Pick<MachineRig, 'directory' | 'files' | 'options' | 'caller' | 'catalog' | 'engine' | 'service'>,
+  ) {
     this.directory = parts.directory;
+    this.options = parts.options;
     this.files = parts.files;
     this.caller = parts.caller;
     this.catalog = parts.catalog;
@@ -51,23 +57,24 @@ export class MachineRig implements AsyncDisposable {
     this.service = parts.service;
   }
 
-  static async start(): Promise<MachineRig> {
+  static async start(options: RigOptions = {}): Promise<MachineRig> {
     const directory = await mkdtemp(join(tmpdir(), 'calom-'));
     await mkdir(join(directory, 'boot'));
     await mkdir(join(directory, 'images-in'));
     const files = await buildGuest(join(directory, 'boot'));
-    const parts = await open(directory);
+    const parts = await open(directory, options);
     const projectId: ProjectId = await addProject(parts.catalog, 'default');
     const caller = await addPerson(parts.catalog, 'alice', projectId, 'member');
-    return new MachineRig({ directory, files, caller, ...parts });
+    return new MachineRig({ directory, files, caller, options, ...parts });
   }
 
-  /** A server that ends and starts again; machines and storage daemon go on. */
-  async restart(): Promise<void> {
+  /** A server that ends and starts again; machines and storage daemon go on, also while it is away. */
+  async restart(whileAway: () => Promise<void> = async () => undefined): Promise<void> {
     await this.service.close(0);
     await this.engine.close();
     await this.catalog.close();
-    Object.assign(this, await open(this.directory));
+    await whileAway();
+    Object.assign(this, await open(this.directory, this.options));
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -152,13 +159,13 @@ export class MachineRig implements AsyncDisposable {
     return this.service.snapshots.get(this.caller, made.snapshot.id);
   }
 
-  async #directoryOf(id: MachineId): Promise<string> {
+  async directoryOf(id: MachineId): Promise<string> {
     return join(this.directory, 'run', `m${(await this.machine(id)).number}`);
   }
 
   /** All that the guest has said. */
   async serial(id: MachineId): Promise<string> {
-    const path = MachineProcess.serialLogIn(await this.#directoryOf(id));
+    const path = MachineProcess.serialLogIn(await this.directoryOf(id));
     return (await readFile(path, 'utf8').catch(() => '')).replaceAll('\r', '');
   }
 
@@ -174,25 +181,17 @@ export class MachineRig implements AsyncDisposable {
   /** Sends a line to the guest and waits for what it says to that. */
   async ask(id: MachineId, question: string, answer: RegExp): Promise<RegExpExecArray> {
     const from = (await this.serial(id)).length;
-    const socket = connect({ path: MachineProcess.serialSocketIn(await this.#directoryOf(id)) });
-    await new Promise<void>((resolve, reject) => {
-      socket.once('connect', resolve);
-      socket.once('error', reject);
-    });
-    socket.resume().write(`${question}\n`);
-    try {
-      return await this.line(id, answer, from);
-    } finally {
-      socket.destroy();
-    }
+    await this.service.machines.typeOnConsole(this.caller, id, Buffer.from(`${question}\n`));
+    return this.line(id, answer, from);
   }
 
   /** The counter in the memory of a guest that stands still: the greatest mark in it. */
   async counterInMemory(id: MachineId): Promise<number> {
-    const directory = await this.#directoryOf(id);
+    const directory = await this.directoryOf(id);
     const path = join(directory, 'memory.dump');
     const { hardware } = await this.machine(id);
-    const { qmp } = this.service.processes.get(id);
+    const { pid, qmp } = this.service.processes.get(id);
+    await run('prlimit', ['--pid', String(pid), '--fsize=unlimited:']);
     await qmp.execute('pmemsave', { val: 0, size: hardware.memoryBytes, filename: path });
     const memory = await readFile(path, 'latin1');
     await rm(path);
@@ -224,7 +223,10 @@ export class MachineRig implements AsyncDisposable {
   }
 }
 
-async function open(directory: string): Promise<Pick<MachineRig, 'catalog' | 'engine' | 'service'>> {
+async function open(
+  directory: string,
+  options: RigOptions,
+): Promise<Pick<MachineRig, 'catalog' | 'engine' | 'service'>> {
   const catalog = await Catalog.open(directory);
   const engine = new Qcow2Engine({ catalog, dataDirectory: directory, logger: silent, minFreeBytes: 0 });
   await engine.open();
@@ -237,6 +239,7 @@ async function open(directory: string): Promise<Pick<MachineRig, 'catalog' | 'en
       bootDirectory: join(directory, 'boot'),
       maxImportBytes: 1024 * MiB,
       maxDriveBytes: 1024 * 1024 * MiB,
+      ...options,
     },
     logger: silent,
   });

@@ -39,6 +39,7 @@ import {
   treeStyle,
 } from './common.ts';
 import { registerAdoption } from './machine-adoption.ts';
+import { registerConsole } from './machine-console.ts';
 import { registerLog } from './machine-log.ts';
 import { onMachine, registerPower } from './machine-power.ts';
 
@@ -202,6 +203,7 @@ export function register(noun: Command, ctx: Context): void {
   );
 
   registerLog(noun, ctx);
+  registerConsole(noun, ctx);
 
   const clone = noun
     .command('clone')

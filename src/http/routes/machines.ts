@@ -1,8 +1,10 @@
 /** Machines: create, list, run, plug, look into. Their snapshots are routes of snapshots. */
 import Type from 'typebox';
+import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId, MachineId } from '../../core/ids.ts';
 import { machineKinds, type Task } from '../../core/model.ts';
 import { machinePowers } from '../../core/states.ts';
+import { maxInputBytes } from '../../qemu/serial-input.ts';
 import { callerOf } from '../authentication.ts';
 import { type App, type AppContext, describe } from '../context.ts';
 import { changeOptions, checkIfMatch, createOptions, ifVersion, setEtag } from '../preconditions.ts';
@@ -22,11 +24,13 @@ import {
   machineRef,
   machineStates,
   machineTaskAnswer,
+  noContent,
   oneOf,
   pageOf,
   taskAnswer,
   uuid,
 } from '../schemas.ts';
+import { followSerialLog, serialHeaders, serialMedia } from '../serial-stream.ts';
 import { settle } from '../wait.ts';
 
 const params = Type.Object({ machineId: uuid<MachineId>() });
@@ -368,22 +372,70 @@ export function machineRoutes(app: App, context: AppContext): void {
         ...describe('readSerialLog', 'machines', 'What the guest has written to its serial port'),
         params,
         querystring: strict({
-          from: Type.Optional(Type.Integer({ description: 'first byte; negative: from the end; default -65536' })),
+          from: Type.Optional(
+            Type.Integer({
+              description: 'first byte, counted from the first ever written; negative: from the end; default -65536',
+            }),
+          ),
+          follow: Type.Optional(
+            Type.Boolean({ description: 'go on with what it writes, over all its runs, until you hang up' }),
+          ),
         }),
       },
-      config: { notes: { errors: ['not_found'], responseMedia: ['application/octet-stream'] } },
+      config: { notes: { errors: ['not_found', 'machine_adopted'], responseMedia: [serialMedia] } },
     },
     async (request, reply) => {
-      const { stream, fromByte, sizeBytes } = await machines.serialLog(
-        callerOf(request),
-        request.params.machineId,
-        request.query.from ?? -65_536,
-      );
-      reply.header('content-type', 'application/octet-stream');
-      reply.header('content-range', `bytes ${fromByte}-${Math.max(fromByte, sizeBytes) - 1}/${sizeBytes}`);
-      return reply.send(stream);
+      const { machineId } = request.params;
+      const { from: fromByte = -65_536, follow = false } = request.query;
+      if (follow && request.method !== 'HEAD') {
+        return followSerialLog(context, request, reply, { machineId, fromByte });
+      }
+      const range = await machines.serialLog(callerOf(request), machineId, { fromByte });
+      reply.headers(serialHeaders(range));
+      if (request.method !== 'HEAD') return reply.send(range.stream);
+      range.stream.destroy();
+      return reply.send();
     },
   );
+
+  app.register(async (scope: App) => {
+    scope.removeAllContentTypeParsers();
+    scope.addContentTypeParser('*', { parseAs: 'buffer', bodyLimit: maxInputBytes }, (request, body, done) => {
+      const type = request.headers['content-type'];
+      if (type === undefined || /^(application\/octet-stream|text\/plain)\b/.test(type)) done(null, body);
+      else done(new CalotypeError('unsupported_media_type', 'Send the input as application/octet-stream.'));
+    });
+    scope.post(
+      '/v1/machines/:machineId/console',
+      {
+        schema: {
+          ...describe('typeOnConsole', 'machines', 'Type on the serial port, up to 64 KiB at once'),
+          params,
+          response: { 204: noContent },
+        },
+        config: {
+          notes: {
+            errors: [
+              'not_found',
+              'forbidden',
+              'machine_off',
+              'console_full',
+              'machine_adopted',
+              'body_too_large',
+              'unsupported_media_type',
+            ],
+            requestMedia: 'application/octet-stream',
+          },
+        },
+      },
+      async (request, reply) => {
+        const { body } = request;
+        const bytes = body instanceof Uint8Array ? body : new Uint8Array();
+        await machines.typeOnConsole(callerOf(request), request.params.machineId, bytes);
+        return reply.code(204).send(null);
+      },
+    );
+  });
 
   async function shown(
     request: Parameters<typeof settle>[1],

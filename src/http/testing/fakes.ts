@@ -68,6 +68,7 @@ export function fakeService(given: FakeServices): Service {
       attach: refuse,
       detach: refuse,
       serialLog: refuse,
+      typeOnConsole: refuse,
       ...given.machines,
     },
     drives: {
@@ -176,6 +177,8 @@ export async function fakeApp(
         version: '0.0.0',
         inventory: {
           counts: async () => [{ kind: 'tasks', state: 'done', count: 5 }],
+          powers: async () => [{ power: 'paused', count: 2 }],
+          memoryBytes: async () => 7,
           space: async () => ({ freeBytes: 3, totalBytes: 10, reserveBytes: 1, low: false }),
         },
       }),

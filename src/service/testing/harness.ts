@@ -3,9 +3,17 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Catalog } from '../../catalog/catalog.ts';
-import type { Role } from '../../catalog/schema.ts';
+import type { GrantedKind, Role } from '../../catalog/schema.ts';
 import { CalotypeError, type ErrorCode } from '../../core/errors.ts';
-import { type DriveId, type GrantId, newId, type ProjectId, type TaskId, type UserId } from '../../core/ids.ts';
+import {
+  type DriveId,
+  type GrantId,
+  type MachineId,
+  newId,
+  type ProjectId,
+  type TaskId,
+  type UserId,
+} from '../../core/ids.ts';
 import type { Drive, Snapshot, Task } from '../../core/model.ts';
 import { nowUs } from '../../core/time.ts';
 import type { Caller, CallerRole } from '../caller.ts';
@@ -120,15 +128,15 @@ export class Harness {
     return addPerson(this.catalog, name, projectId, role);
   }
 
-  async grant(to: Caller, driveId: DriveId, access: 'ro' | 'rw'): Promise<void> {
+  async grant(to: Caller, id: DriveId | MachineId, access: 'ro' | 'rw', kind: GrantedKind = 'drive'): Promise<void> {
     await this.catalog.db
       .insertInto('grants')
       .values({
         id: newId<GrantId>(),
         project_id: to.projectId,
         user_id: to.userId,
-        object_kind: 'drive',
-        object_id: driveId,
+        object_kind: kind,
+        object_id: id,
         access,
         created_at: nowUs(),
       })
