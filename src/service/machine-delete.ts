@@ -102,6 +102,7 @@ export function registerMachineDelete(context: Context): void {
         },
         { mayUseReserve: true },
       );
+      context.config.onStep?.('machine.forgotten');
       await rm(context.machines.directoryOf(machine), { recursive: true, force: true });
       return begun;
     },

@@ -305,7 +305,6 @@ class Revert {
     await this.#keepStateBefore(machine, before);
     this.#step('machine.kept');
     await bringDown(this.#context, machine);
-    this.#step('machine.down');
     await this.#revertDrives(machine);
     this.#step('machine.reverted');
     const power = memory === undefined ? before : (snapshot.machine?.power ?? before);
