@@ -20,12 +20,14 @@ interface Outcome {
 export class Quiescence implements Stillness {
   readonly #guard: FreezeGuard | undefined;
   readonly #mode: QuiesceMode;
+  readonly #onFrozen: () => void;
   #outcome: Outcome;
 
-  constructor(mode: QuiesceMode, outcome: Outcome, guard?: FreezeGuard) {
+  constructor(mode: QuiesceMode, outcome: Outcome, guard?: FreezeGuard, onFrozen: () => void = () => undefined) {
     this.#mode = mode;
     this.#outcome = outcome;
     this.#guard = guard;
+    this.#onFrozen = onFrozen;
   }
 
   async hold(): Promise<void> {
@@ -38,6 +40,7 @@ export class Quiescence implements Stillness {
         reason: `The guest agent had ${fileSystems} file system${fileSystems === 1 ? '' : 's'} frozen at that instant.`,
         frozenUs: null,
       };
+      this.#onFrozen();
     } catch (error) {
       if (this.#mode === 'require') throw error;
       this.#outcome = crash(`The file systems could not be frozen: ${reasonOf(error)}`);
@@ -75,6 +78,7 @@ export async function quiesce(
   running: MachineProcess | undefined,
   machine: MachineRow,
   mode: QuiesceMode,
+  onFrozen?: () => void,
 ): Promise<Quiescence> {
   if (running === undefined) {
     const clean = machine.error_json === null;
@@ -93,7 +97,7 @@ export async function quiesce(
     if (!(await running.hasAgent())) throw new CalotypeError('agent_unavailable', 'No agent runs in the guest.');
     const { agentSocket: socketPath } = running;
     const guard = await FreezeGuard.start({ socketPath, limitMs: frozenLimitMs, timeoutMs: agentTimeoutMs });
-    return new Quiescence(mode, crash('Nothing was frozen.'), guard);
+    return new Quiescence(mode, crash('Nothing was frozen.'), guard, onFrozen);
   } catch (error) {
     if (mode === 'require') throw error;
     return new Quiescence(mode, crash(`The file systems were not frozen: ${reasonOf(error)}`));

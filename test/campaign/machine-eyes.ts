@@ -6,8 +6,10 @@ import { createReadStream, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import { createZstdDecompress } from 'node:zlib';
+import type { ExportBody } from '../../src/http/schemas.ts';
 import { NbdClient } from '../../src/qemu/nbd-client.ts';
 import { type Api, addressOf } from './api.ts';
+import type { Victim } from './arm.ts';
 
 const sectorBytes = 512;
 const markBytes = 64;
@@ -29,15 +31,20 @@ export async function numberAt(
 ): Promise<number> {
   const served = await api.startExport(of);
   try {
-    const { path, exportName } = addressOf(served);
-    const client = await NbdClient.connect({ kind: 'unix', path }, { exportName });
-    try {
-      return Number.parseInt((await client.read(offset, sectorBytes)).toString('latin1'), 10) || 0;
-    } finally {
-      await client.close();
-    }
+    return await readNumber(served, offset);
   } finally {
     await api.stopExport(served.id);
+  }
+}
+
+/** The same of what is served already. */
+export async function readNumber(served: ExportBody, offset: number): Promise<number> {
+  const { path, exportName } = addressOf(served);
+  const client = await NbdClient.connect({ kind: 'unix', path }, { exportName });
+  try {
+    return Number.parseInt((await client.read(offset, sectorBytes)).toString('latin1'), 10) || 0;
+  } finally {
+    await client.close();
   }
 }
 
@@ -83,6 +90,22 @@ export function processesOf(data: string): Helpers {
     else if (words.some((word) => word.includes('freeze-guard-process'))) found.guards.push(Number(name));
   }
   return found;
+}
+
+/** Kills those that `victim` names. @returns how many */
+export function killHelpers(data: string, victim: Victim): number {
+  const { machines, writers, guards } = processesOf(data);
+  const pids = victim === 'qemu' ? machines : victim === 'writer' ? writers : victim === 'guard' ? guards : [];
+  let killed = 0;
+  for (const pid of pids) {
+    try {
+      process.kill(pid, 'SIGKILL');
+      killed++;
+    } catch {
+      // Gone already.
+    }
+  }
+  return killed;
 }
 
 /** Directories and memory files that no machine and no snapshot accounts for, and those that are missing. */
