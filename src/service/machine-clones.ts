@@ -14,6 +14,7 @@ import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { checkLabels, fitName } from './labels.ts';
 import { newMacAddress } from './machine-hardware.ts';
+import { bringDown } from './machine-power.ts';
 import { assertWhole } from './machine-reverts.ts';
 import { machineOf } from './machine-tasks.ts';
 import { assertRestorable, bringUpFromMemory } from './memory-restore.ts';
@@ -32,6 +33,8 @@ export interface MachineCloneInput {
   readonly snapshotId: SnapshotId;
   readonly drives: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId; sizeBytes: number }[];
   readonly memory: boolean;
+  /** The guest was about to be let go: it may have written since, so that nothing is done over. */
+  readonly letGo: boolean;
 }
 
 export function cloneMachine(
@@ -101,7 +104,7 @@ export function cloneMachine(
       });
       const added = await add({
         kind: 'machine.clone',
-        input: { snapshotId: id, drives, memory },
+        input: { snapshotId: id, drives, memory, letGo: false },
         driveIds: [...drives.map((drive) => drive.driveId), ...snapshot.parts.map((part) => part.drive_id)],
         machineId,
         objectKind: 'machine',
@@ -122,7 +125,8 @@ export function registerMachineClones(context: Context): void {
   runner.register('machine.clone', {
     cancellable: false,
     pausable: false,
-    async run(task, { snapshotId, drives, memory }) {
+    async run(task, input) {
+      const { snapshotId, drives, memory, letGo } = input;
       const machine = await machineOf(context, task);
       const snapshot = await findSnapshot(catalog.db, snapshotId);
       if (snapshot?.machine == null) throw notFound('snapshot', snapshotId);
@@ -142,17 +146,20 @@ export function registerMachineClones(context: Context): void {
       }
       context.config.onStep?.('machine.cloned');
       const { power } = snapshot.machine;
-      const running =
-        kept === undefined
-          ? undefined
-          : (machines.find(machine.id) ?? (await bringUpFromMemory(context, machine, kept)));
+      let running = machines.find(machine.id);
+      if (kept !== undefined && !letGo) {
+        // What an earlier attempt brought up may wait for its memory still, and has not run.
+        if (running !== undefined) await bringDown(context, machine);
+        running = await bringUpFromMemory(context, machine, kept);
+        await runner.keepInput(task, { ...input, letGo: true });
+      }
+      context.config.onStep?.('machine.up');
       if (running !== undefined && power === 'running') await running.qmp.execute('cont');
+      context.config.onStep?.('machine.let-go');
       await catalog.write(async (tx) => {
         await updateMachine(tx, machine.id, { state: 'available', updated_at: nowUs() }, ['creating']);
-        await setPower(tx, machine.id, {
-          power: running === undefined ? 'off' : power,
-          startedAt: running === undefined ? null : nowUs(),
-        });
+        // One that died after it was let go is off, and its error says so.
+        if (running !== undefined) await setPower(tx, machine.id, { power, startedAt: nowUs() });
         const driveIds = drives.map((drive) => drive.driveId);
         await task.conclude(
           tx,

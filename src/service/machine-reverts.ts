@@ -10,7 +10,6 @@ import type { Tx } from '../catalog/catalog.ts';
 import { findDriveRows, setBasedOn } from '../catalog/drives.ts';
 import {
   attachDrive,
-  attachmentOf,
   findMachineRow,
   insertMachineSnapshot,
   keptMemoryOf,
@@ -25,6 +24,7 @@ import { type DriveId, type DriveSnapshotId, type MachineId, newId, type Snapsho
 import type { Task } from '../core/model.ts';
 import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
+import type { MachineProcess } from '../qemu/machine-process.ts';
 import {
   assertDriveReady,
   assertMachineReady,
@@ -42,6 +42,7 @@ import { once, remember } from './idempotency.ts';
 import type { CreateOptions } from './interface.ts';
 import { fitName } from './labels.ts';
 import { bringDown, bringUp } from './machine-power.ts';
+import { planOther, planOwn } from './machine-revert-plan.ts';
 import { describeMachine, type MachinePoints, recordTaken, takeMachine } from './machine-snapshots.ts';
 import { assertRestorable, assertSameHardware, bringUpFromMemory } from './memory-restore.ts';
 import { sweepMemory } from './memory-save.ts';
@@ -78,6 +79,8 @@ export interface MachineRevertInput {
   } | null;
   /** What the machine did when the revert began; null before. */
   readonly before: MachinePower | null;
+  /** The guest was about to be let go: it may have written since, so that nothing is done over. */
+  readonly letGo: boolean;
 }
 
 export function revertMachine(
@@ -138,6 +141,7 @@ export function revertMachine(
             }
           : null,
         before: null,
+        letGo: false,
       };
       const added = await add({
         kind: 'machine.revert',
@@ -165,96 +169,6 @@ export function assertWhole(snapshot: SnapshotRecord): void {
     driveSnapshotIds: snapshot.parts.map((part) => part.id),
     remedy: 'Revert its drives one by one.',
   });
-}
-
-interface Plan {
-  targets: { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[];
-  attach: { slot: number; driveId: DriveId }[];
-  untouched: DriveId[];
-}
-
-/** @throws drive_attached, drive_not_ready, slot_taken: what a drive that was detached since came to */
-async function planOwn(
-  context: Context,
-  tx: Tx,
-  caller: Caller,
-  snapshot: SnapshotRecord,
-  machine: MachineRow,
-): Promise<Plan> {
-  const now = await slotsOf(tx, machine.id);
-  const then: { slot: number; driveId: DriveId }[] = JSON.parse(snapshot.machine?.slots_json ?? '[]');
-  const plan: Plan = { targets: [], attach: [], untouched: [] };
-  for (const part of snapshot.parts) {
-    const drive = await driveRow(tx, caller, 'write', part.drive_id, { hidden: true });
-    if (drive.state === 'deleted') {
-      throw new CalotypeError('drive_not_ready', `The drive ${drive.name} was deleted; clone the snapshot instead.`, {
-        driveId: drive.id,
-        state: drive.state,
-      });
-    }
-    assertDriveReady(context, drive);
-    plan.targets.push({ driveId: part.drive_id, driveSnapshotId: part.id });
-    const attached = await attachmentOf(tx, part.drive_id);
-    if (attached?.machine.id === machine.id) continue;
-    if (attached !== undefined) {
-      throw new CalotypeError(
-        'drive_attached',
-        `The drive ${drive.name} is attached to ${attached.machine.name} now.`,
-        {
-          driveId: drive.id,
-          machineId: attached.machine.id,
-        },
-      );
-    }
-    const slot = then.find((known) => known.driveId === part.drive_id)?.slot ?? 0;
-    if (now.some((known) => known.slot === slot)) {
-      throw new CalotypeError('slot_taken', `The slot ${slot} of the drive ${drive.name} holds another drive now.`, {
-        slot,
-        driveId: drive.id,
-      });
-    }
-    plan.attach.push({ slot, driveId: part.drive_id });
-  }
-  const covered = new Set(plan.targets.map((target) => target.driveId));
-  plan.untouched = now.map((slot) => slot.driveId).filter((driveId) => !covered.has(driveId));
-  return plan;
-}
-
-/** Slot by slot. @throws drive_not_attached, drive_too_small */
-async function planOther(tx: Tx, snapshot: SnapshotRecord, machine: MachineRow): Promise<Plan> {
-  const now = await slotsOf(tx, machine.id);
-  const then: { slot: number; driveId: DriveId }[] = JSON.parse(snapshot.machine?.slots_json ?? '[]');
-  const drives = await findDriveRows(
-    tx,
-    now.map((slot) => slot.driveId),
-  );
-  const plan: Plan = { targets: [], attach: [], untouched: [] };
-  for (const part of snapshot.parts) {
-    const slot = then.find((known) => known.driveId === part.drive_id)?.slot ?? 0;
-    const driveId = now.find((known) => known.slot === slot)?.driveId;
-    const drive = driveId === undefined ? undefined : drives.get(driveId);
-    if (drive === undefined) {
-      throw new CalotypeError('drive_not_attached', `The machine ${machine.name} has no drive in slot ${slot}.`, {
-        slot,
-      });
-    }
-    if (drive.size_bytes < part.size_bytes) {
-      throw new CalotypeError(
-        'drive_too_small',
-        `The drive ${drive.name} in slot ${slot} is smaller than the snapshot.`,
-        {
-          slot,
-          driveId: drive.id,
-          sizeBytes: drive.size_bytes,
-          neededBytes: part.size_bytes,
-        },
-      );
-    }
-    plan.targets.push({ driveId: drive.id, driveSnapshotId: part.id });
-  }
-  const covered = new Set(plan.targets.map((target) => target.driveId));
-  plan.untouched = now.map((slot) => slot.driveId).filter((driveId) => !covered.has(driveId));
-  return plan;
 }
 
 export function registerMachineReverts(context: Context, compaction: Compaction): void {
@@ -292,6 +206,10 @@ class Revert {
     if (machine === undefined) throw notFound('machine', this.#input.machineId);
     if (snapshot === undefined) throw notFound('snapshot', this.#input.snapshotId);
     const memory = this.#input.memory ? await keptMemoryOf(catalog.db, snapshot.id) : undefined;
+    if (this.#input.letGo) {
+      await this.#letGo(machine, snapshot, memory !== undefined, machines.find(machine.id));
+      return undefined;
+    }
     if (memory !== undefined) {
       const taken = JSON.parse(snapshot.machine?.hardware_json ?? '{}');
       await assertRestorable(this.#context, memory, taken, JSON.parse(machine.hardware_json));
@@ -307,16 +225,31 @@ class Revert {
     await bringDown(this.#context, machine);
     await this.#revertDrives(machine);
     this.#step('machine.reverted');
-    const power = memory === undefined ? before : (snapshot.machine?.power ?? before);
-    let running: Awaited<ReturnType<typeof bringUp>> | undefined;
+    let running: MachineProcess | undefined;
     if (memory !== undefined) running = await bringUpFromMemory(this.#context, machine, memory);
-    else if (power !== 'off') running = await bringUp(this.#context, machine);
+    else if (before !== 'off') running = await bringUp(this.#context, machine);
+    if (running !== undefined) {
+      this.#input = { ...this.#input, letGo: true };
+      await this.#context.runner.keepInput(this.#task, this.#input);
+    }
     this.#step('machine.up');
-    // A guest without its memory starts, even if it was paused: there is nothing to be paused in.
-    const goesOn = !this.#input.paused && (power === 'running' || memory === undefined);
-    if (running !== undefined && goesOn) await running.qmp.execute('cont');
-    await this.#conclude(machine, running === undefined ? 'off' : goesOn ? 'running' : 'paused');
+    await this.#letGo(machine, snapshot, memory !== undefined, running);
     return undefined;
+  }
+
+  /** The machine stands at the instant; its guest goes on, or starts. One that died meanwhile stays off. */
+  async #letGo(
+    machine: MachineRow,
+    snapshot: SnapshotRecord,
+    withMemory: boolean,
+    running: MachineProcess | undefined,
+  ): Promise<void> {
+    const then = snapshot.machine?.power ?? this.#input.before;
+    // A guest without its memory starts, even if it was paused: there is nothing to be paused in.
+    const goesOn = !this.#input.paused && (!withMemory || then === 'running');
+    if (running !== undefined && goesOn) await running.qmp.execute('cont');
+    this.#step('machine.let-go');
+    await this.#conclude(machine, running === undefined ? 'off' : goesOn ? 'running' : 'paused');
   }
 
   /** With the memory of a guest that has one; it does not run on afterwards. Without, the engine keeps it with the revert. */
@@ -426,7 +359,7 @@ class Revert {
   }
 
   async #conclude(machine: MachineRow, power: MachinePower): Promise<void> {
-    const { safety, untouched, attach, snapshotId, memory } = this.#input;
+    const { safety, untouched, attach, snapshotId, memory, letGo } = this.#input;
     const result = {
       snapshotId,
       power,
@@ -436,7 +369,10 @@ class Revert {
       attachedDriveIds: attach.map((slot) => slot.driveId),
     };
     await this.#context.catalog.write(async (tx) => {
-      await setPower(tx, machine.id, { power, startedAt: power === 'off' ? null : nowUs(), error: null });
+      // Off after it was let go: it died, and its error says so.
+      if (power !== 'off' || !letGo) {
+        await setPower(tx, machine.id, { power, startedAt: power === 'off' ? null : nowUs(), error: null });
+      }
       await this.#task.conclude(tx, result, { event: 'machine.reverted', detail: result });
     });
   }

@@ -126,6 +126,7 @@ export class MemorySave implements Stillness {
     const wanted = !stayStill && wasRunning;
     const method: Method = wanted && (await takesBackground(running, true)) ? 'background' : 'stopped';
     if (method === 'stopped') await takesBackground(running, false);
+    if (!wasRunning) await leavePostmigrate(running);
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': bandwidth });
     const id = await context.catalog.write((tx) =>
       insertMemoryFile(tx, {
@@ -254,11 +255,17 @@ export async function endInterrupted(running: MachineProcess, options: { goOn: b
     if (!['setup', 'active', 'cancelling', 'device', 'pre-switchover'].includes(status ?? 'none')) break;
     await delay(lookAgainMs);
   }
-  // QEMU saves a guest that stood still for one save a second time only after it ran again.
-  const goOn = options.goOn || (await running.status()) === 'postmigrate';
   await running.refresh();
-  if (goOn && running.power !== 'running') await running.qmp.execute('cont');
-  if (goOn && !options.goOn) await running.qmp.execute('stop');
+  if (options.goOn && running.power !== 'running') await running.qmp.execute('cont');
+}
+
+/**
+ * QEMU saves a guest that stood still for one save a second time only after it ran again: it runs for the time between two
+ * commands.
+ */
+async function leavePostmigrate(running: MachineProcess): Promise<void> {
+  if ((await running.status()) !== 'postmigrate') return;
+  await running.qmp.executeAll([{ execute: 'cont' }, { execute: 'stop' }]);
 }
 
 /** Switches background saves on or off. @returns whether QEMU agreed; not every host and kernel can */

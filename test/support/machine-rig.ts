@@ -1,7 +1,7 @@
 /** The service with a real engine and a real guest, inside the test's process. */
 import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
-import { connect } from 'node:net';
+import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -39,7 +39,7 @@ export class MachineRig implements AsyncDisposable {
   catalog: Catalog;
   engine: Qcow2Engine;
   service: RunningService;
-  /** Called at every durable step of the engine. */
+  /** Called at every named step of engine and service. */
   onStep: (name: string) => void = () => undefined;
 
   private constructor(parts: Pick<MachineRig, 'directory' | 'files' | 'caller' | 'catalog' | 'engine' | 'service'>) {
@@ -56,18 +56,31 @@ export class MachineRig implements AsyncDisposable {
     await mkdir(join(directory, 'boot'));
     await mkdir(join(directory, 'images-in'));
     const files = await buildGuest(join(directory, 'boot'));
-    const parts = await open(directory);
+    const steps = { on: (_name: string): void => undefined };
+    const parts = await open(directory, (name) => steps.on(name));
     const projectId: ProjectId = await addProject(parts.catalog, 'default');
     const caller = await addPerson(parts.catalog, 'alice', projectId, 'member');
-    return new MachineRig({ directory, files, caller, ...parts });
+    const rig = new MachineRig({ directory, files, caller, ...parts });
+    steps.on = (name) => rig.onStep(name);
+    return rig;
   }
 
-  /** A server that ends and starts again; machines and storage daemon go on. */
-  async restart(): Promise<void> {
+  /** A server that ends and starts again; machines and storage daemon go on. `between`: while there is none. */
+  async restart(between: () => Promise<void> = async () => undefined): Promise<void> {
     await this.service.close(0);
     await this.engine.close();
     await this.catalog.close();
-    Object.assign(this, await open(this.directory));
+    await between();
+    Object.assign(this, await open(this.directory, (name) => this.onStep(name)));
+  }
+
+  /** Runs `act` when the step is passed next. */
+  atStep(step: string, act: () => void): void {
+    this.onStep = (name) => {
+      if (name !== step) return;
+      this.onStep = () => undefined;
+      act();
+    };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -174,17 +187,13 @@ export class MachineRig implements AsyncDisposable {
   /** Sends a line to the guest and waits for what it says to that. */
   async ask(id: MachineId, question: string, answer: RegExp): Promise<RegExpExecArray> {
     const from = (await this.serial(id)).length;
-    const socket = connect({ path: MachineProcess.serialSocketIn(await this.#directoryOf(id)) });
-    await new Promise<void>((resolve, reject) => {
-      socket.once('connect', resolve);
-      socket.once('error', reject);
-    });
-    socket.resume().write(`${question}\n`);
-    try {
-      return await this.line(id, answer, from);
-    } finally {
-      socket.destroy();
-    }
+    using line = await SerialLine.open(await this.serialSocket(id));
+    line.send(question);
+    return await this.line(id, answer, from);
+  }
+
+  async serialSocket(id: MachineId): Promise<string> {
+    return MachineProcess.serialSocketIn(await this.#directoryOf(id));
   }
 
   /** The counter in the memory of a guest that stands still: the greatest mark in it. */
@@ -224,9 +233,39 @@ export class MachineRig implements AsyncDisposable {
   }
 }
 
-async function open(directory: string): Promise<Pick<MachineRig, 'catalog' | 'engine' | 'service'>> {
+/** The serial port of a guest, for talking to it also while there is no server. */
+export class SerialLine implements Disposable {
+  readonly #socket: Socket;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+  }
+
+  static async open(path: string): Promise<SerialLine> {
+    const socket = connect({ path });
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve);
+      socket.once('error', reject);
+    });
+    socket.on('error', () => undefined).resume();
+    return new SerialLine(socket);
+  }
+
+  send(text: string): void {
+    this.#socket.write(`${text}\n`);
+  }
+
+  [Symbol.dispose](): void {
+    this.#socket.destroy();
+  }
+}
+
+async function open(
+  directory: string,
+  onStep: (name: string) => void,
+): Promise<Pick<MachineRig, 'catalog' | 'engine' | 'service'>> {
   const catalog = await Catalog.open(directory);
-  const engine = new Qcow2Engine({ catalog, dataDirectory: directory, logger: silent, minFreeBytes: 0 });
+  const engine = new Qcow2Engine({ catalog, dataDirectory: directory, logger: silent, minFreeBytes: 0, onStep });
   await engine.open();
   const service = await createService({
     catalog,
@@ -237,6 +276,7 @@ async function open(directory: string): Promise<Pick<MachineRig, 'catalog' | 'en
       bootDirectory: join(directory, 'boot'),
       maxImportBytes: 1024 * MiB,
       maxDriveBytes: 1024 * 1024 * MiB,
+      onStep,
     },
     logger: silent,
   });
