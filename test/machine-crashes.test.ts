@@ -236,6 +236,26 @@ describe.skipIf(!hasGuest)('a running machine', () => {
     }
   }, 600_000);
 
+  test('is set back once, also when the server dies as soon as the guest goes on', async () => {
+    const { snapshot } = await subject.post('/snapshots', { machineId: subject.machineId, memory: true }, 60);
+    subject.server.arm({ step: 'machine.let-go', nth: 1, victim: 'server', delayMs: 0 });
+    const { task } = await subject.post(`/snapshots/${snapshot?.id}/revert`, { keepSafety: false }, 0);
+    await subject.server.exited;
+    const said = (): string => serialOf(subject.server.data, 1);
+    const from = said().length;
+    await subject.says(1, /^disk \d+$/m, from);
+    await subject.startAgain();
+    expect(await subject.api.task(task.id, 60)).toMatchObject({ state: 'done', result: { power: 'running' } });
+    await subject.says(1, /^disk \d+$/m, said().length);
+    const numbers = [
+      ...said()
+        .slice(from)
+        .matchAll(/^disk (\d+)\n/gm),
+    ].map(([, number]) => Number(number));
+    expect(numbers).toEqual(numbers.toSorted((a, b) => a - b));
+    await subject.isWell('a revert, dying when the guest was let go');
+  }, 600_000);
+
   test('comes through the death of the server at every step of its clones, and of their deletion', async () => {
     const { snapshot } = await subject.post('/snapshots', { machineId: subject.machineId, memory: true }, 60);
     const onDisk = await numberAt(subject.api, { driveSnapshotId: snapshot?.parts[0]?.id ?? '' }, 0);

@@ -23,6 +23,7 @@ type Method = 'background' | 'stopped';
 /** As good as no limit, bytes/s. */
 const bandwidth = 64 * 1024 ** 3;
 const lookAgainMs = 5;
+const obeyWithinMs = 10_000;
 
 export function memoryDirectory(context: Pick<Context, 'config'>): string {
   return join(context.config.dataDirectory, 'memory');
@@ -89,6 +90,7 @@ export class MemorySave implements Stillness {
   #migration: Migration | undefined;
   #stoppedAt = 0;
   #pauseUs: number | null = null;
+  #failed = false;
 
   private constructor(parts: {
     step: (name: string) => void;
@@ -208,6 +210,7 @@ export class MemorySave implements Stillness {
       const how = await migration.ended;
       if (signal.aborted) throw new CalotypeError('cancelled');
       if (how === 'failed') {
+        this.#failed = true;
         throw new CalotypeError('machine_failed', `QEMU could not save the memory: ${await whyFailed(this.#running)}`);
       }
       if (!this.#stayStill) await this.#goOn();
@@ -238,6 +241,8 @@ export class MemorySave implements Stillness {
     }
     await this.#writer.abort();
     this.#migration?.stop();
+    // A background save whose stream broke may leave a guest whose processors wait for a page for good.
+    if (this.#failed && this.#method === 'background' && !this.#running.ended) await this.#running.obeys(obeyWithinMs);
     if (!this.#stayStill) await this.#goOn();
     await rm(this.#path, { force: true });
     await context.catalog.write((tx) => tx.deleteFrom('memory_files').where('id', '=', this.#id).execute());

@@ -29,6 +29,8 @@ export interface CampaignOptions {
   readonly steps?: readonly string[];
   /** Machines with guests that run meanwhile; 0 when left out. */
   readonly machines?: number;
+  /** No more deaths after this time, even if fewer than `kills`. */
+  readonly minutes?: number;
 }
 
 export interface Totals {
@@ -137,7 +139,8 @@ export class Campaign {
       await this.#machines?.prepare();
       await this.#start();
       await this.#machines?.begin();
-      for (let kill = 1; kill <= this.#options.kills; kill++) {
+      const until = performance.now() + (this.#options.minutes ?? Number.POSITIVE_INFINITY) * 60_000;
+      for (let kill = 1; kill <= this.#options.kills && performance.now() < until; kill++) {
         const death = this.#chooseDeath();
         const words = `kill ${kill}: ${death.victim}${death.step === null ? '' : ` at ${death.step}`}`;
         this.#enter(words);

@@ -21,6 +21,10 @@ const lookMs = 20;
 const harmWithinMs = 5000;
 /** Where mode pair writes. */
 const pairOffset = MiB;
+/** Two drives that it writes to in turn, and one with a file system to freeze. */
+const modes: readonly GuestMode[] = ['disk', 'pair', 'ext4', 'agent'];
+const drivesOfMachine = 3;
+const fileSystem = { slot: 2, device: '/dev/vdc' };
 const mostSnapshots = 6;
 const deadWithinMs = 3000;
 
@@ -57,7 +61,6 @@ export interface ActorDeps {
   readonly random: Random;
   readonly data: string;
   readonly prefix: string;
-  readonly modes: readonly GuestMode[];
   /** Whether something else than the server was killed since the last check. */
   readonly isHarmed: () => boolean;
   readonly counters: Map<string, number>;
@@ -90,11 +93,11 @@ export class MachineActor {
   /** Makes the machine, a spare one, and starts the guest. */
   async begin(): Promise<void> {
     const { prefix } = this.#deps;
-    const main = await this.#make(prefix, 2);
+    const main = await this.#make(prefix, drivesOfMachine);
     this.id = main.id;
     this.number = main.number;
     this.slots = new Map(main.drives.map(({ slot, driveId }) => [slot, driveId]));
-    const spare = await this.#make(`${prefix}-spare`, 2);
+    const spare = await this.#make(`${prefix}-spare`, drivesOfMachine);
     this.#spare = spare.id;
     this.#spareDrive = spare.drives[0]?.driveId ?? '';
     this.#scratch = await this.#makeDrive(`${prefix}-scratch`);
@@ -236,7 +239,7 @@ export class MachineActor {
 
   async #onto(): Promise<void> {
     const { client, random } = this.#deps;
-    const fitting = [...this.snapshots.values()].filter((one) => one.onDisk !== null && one.slots === 2);
+    const fitting = [...this.snapshots.values()].filter((one) => one.onDisk !== null && one.slots === drivesOfMachine);
     const source = random.pick(fitting);
     if (source === undefined) return void (await this.#snapshot(false));
     const input = { machineId: this.#spare, keepSafety: false };
@@ -303,8 +306,7 @@ export class MachineActor {
   async #make(name: string, drives: number): Promise<MachineBody> {
     const ids: string[] = [];
     for (let at = 0; at < drives; at++) {
-      const hasFileSystem = at === 1 && this.#deps.modes.includes('ext4');
-      ids.push(await this.#makeDrive(`${name}-d${at}`, hasFileSystem));
+      ids.push(await this.#makeDrive(`${name}-d${at}`, at === fileSystem.slot));
     }
     const { task } = await this.#deps.client.change('POST', '/machines', {
       name,
@@ -314,7 +316,7 @@ export class MachineActor {
         from: 'kernel',
         kernel: 'guest-vmlinuz',
         initrd: 'guest-initrd.img',
-        append: guestKernelArguments(this.#deps.modes, { ext4Device: '/dev/vdb' }),
+        append: guestKernelArguments(modes, { ext4Device: fileSystem.device }),
       },
     });
     return this.#deps.client.get(`/v1/machines/${task.objectId}`);
@@ -395,7 +397,7 @@ export class MachineActor {
 
   /** Reads what a snapshot holds, and compares it with what was read of it before. */
   async read(facts: SnapshotFacts): Promise<void> {
-    const { client, data, modes, counters } = this.#deps;
+    const { client, data, counters } = this.#deps;
     const first = this.slots.get(0) ?? '';
     const part = facts.parts.get(first);
     if (part === undefined) throw new Violation(`snapshot ${facts.name} has no part of the first drive`);
@@ -404,17 +406,16 @@ export class MachineActor {
       throw new Violation(`snapshot ${facts.name} held ${facts.onDisk} and holds ${onDisk}`);
     }
     facts.onDisk = onDisk;
-    if (modes.includes('pair')) {
-      const ahead = await client.numberAt({ driveSnapshotId: part }, pairOffset);
-      const other = facts.parts.get(this.slots.get(1) ?? '') ?? '';
-      const behind = await client.numberAt({ driveSnapshotId: other }, pairOffset);
-      // A guest that starts afresh begins at 1 on the first drive, where both had more.
-      const restarted = ahead === 1;
-      if (ahead - behind !== 0 && ahead - behind !== 1 && !restarted) {
-        throw new Violation(`the drives of ${facts.name} hold ${ahead} and ${behind}`);
-      }
-      counters.set('pairs compared', (counters.get('pairs compared') ?? 0) + 1);
+    const ahead = await client.numberAt({ driveSnapshotId: part }, pairOffset);
+    const behind = await client.numberAt(
+      { driveSnapshotId: facts.parts.get(this.slots.get(1) ?? '') ?? '' },
+      pairOffset,
+    );
+    // A guest that starts afresh begins at 1 on the first drive, where both had more.
+    if (ahead !== 1 && ahead - behind !== 0 && ahead - behind !== 1) {
+      throw new Violation(`the drives of ${facts.name} hold ${ahead} and ${behind}`);
     }
+    counters.set('pairs compared', (counters.get('pairs compared') ?? 0) + 1);
     if (!facts.memory) return;
     const path = memoryFileOf(data, facts.id);
     if (path === null) throw new Violation(`snapshot ${facts.name} has lost its memory`);

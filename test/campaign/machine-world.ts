@@ -89,7 +89,6 @@ export class MachineWorld {
   /** Makes the machines and starts their guests. */
   async begin(): Promise<void> {
     const { random, data, count } = this.#deps;
-    const first = random.between(0, 1);
     for (let at = 0; at < count; at++) {
       this.#actors.push(
         new MachineActor({
@@ -97,8 +96,6 @@ export class MachineWorld {
           random: random.fork(),
           data,
           prefix: `${machinePrefix}${at + 1}`,
-          // Every other one has file systems to freeze, the others write to both drives in turn.
-          modes: (at + first) % 2 === 0 ? ['disk', 'ext4', 'agent'] : ['disk', 'pair'],
           isHarmed: () => this.#harmed,
           counters: this.counters,
         }),

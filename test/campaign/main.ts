@@ -13,17 +13,19 @@ const { values } = parseArgs({
     directory: { type: 'string' },
     steps: { type: 'string' },
     machines: { type: 'string', default: '0' },
+    minutes: { type: 'string' },
     quiet: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
 });
 
 if (values.help) {
-  console.log(`npm run campaign -- [--kills N] [--seed N] [--directory DIR] [--steps NAME,…] [--machines N] [--quiet]
+  console.log(`npm run campaign -- [--kills N] [--seed N] [--directory DIR] [--steps NAME,…] [--machines N] [--minutes N] [--quiet]
 
 Kills the server and its storage daemon N times (100) at random instants and at named steps, and checks everything after
 each. --directory: where its data goes (a temporary directory). --steps: die at these only; the engine names
 ${stepsOfEngine().join(', ')}.
+--minutes: end after so long, even with fewer kills.
 --machines: so many machines with guests run meanwhile (0), and their QEMU and helper processes are killed, too; steps of theirs are
 ${stepsOfMachines().join(', ')}.`);
   process.exit(0);
@@ -51,6 +53,7 @@ const campaign = new Campaign({
   seed,
   directory,
   machines,
+  ...(values.minutes === undefined ? {} : { minutes: Number(values.minutes) }),
   ...(values.steps === undefined ? {} : { steps: values.steps.split(',') }),
   say: (line) => {
     done++;

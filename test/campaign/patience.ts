@@ -22,6 +22,7 @@ export class Harmed extends Error {
   }
 }
 
+const passing: readonly string[] = ['drive_busy', 'idempotency_in_progress'];
 const readTries = 100;
 const readAgainMs = 200;
 
@@ -106,10 +107,10 @@ export class PatientClient {
   async numberAt(of: { driveId: string } | { driveSnapshotId: string }, offset: number): Promise<number> {
     for (let tries = 1; ; tries++) {
       try {
-        return await this.patiently(() => this.#readNumber(of, offset));
+        return await this.#readNumber(of, offset);
       } catch (error) {
         // The daemon may die under the reader, and other work may hold the drive.
-        const isPassing = !(error instanceof Refused) || error.code === 'drive_busy' || error.status === 503;
+        const isPassing = !(error instanceof Refused) || error.status === 503 || passing.includes(error.code);
         if (error instanceof Stopped || !isPassing || tries === readTries) throw error;
         await sleep(readAgainMs);
       }
@@ -117,7 +118,8 @@ export class PatientClient {
   }
 
   async #readNumber(of: { driveId: string } | { driveSnapshotId: string }, offset: number): Promise<number> {
-    const served = await this.api.startExport(of, `${this.#label}-${++this.#count}`);
+    const key = `${this.#label}-${++this.#count}`;
+    const served = await this.patiently(() => this.api.startExport(of, key));
     try {
       return await readNumber(served, offset);
     } finally {
