@@ -58,6 +58,8 @@ const chances = { step: 0.65, late: 0.25, atStart: 0.2 };
 const machineShare = 0.75;
 const neverPassed: readonly string[] = ['import.planned', 'import.copied'];
 
+type Manner = 'at a step' | 'at random' | 'none lived';
+
 interface Death {
   readonly victim: Victim;
   readonly step: string | null;
@@ -144,15 +146,17 @@ export class Campaign {
         const death = this.#chooseDeath();
         const words = `kill ${kill}: ${death.victim}${death.step === null ? '' : ` at ${death.step}`}`;
         this.#enter(words);
-        const atStep = await this.#live(death);
-        count(this.totals.kills, `${death.victim} ${atStep ? 'at a step' : 'at random'}`);
+        const manner = await this.#live(death);
+        if (manner !== 'none lived') count(this.totals.kills, `${death.victim} ${manner}`);
         if (!this.server.alive) await this.#startAgain();
         await this.#work.settle();
         await this.#machines?.settle();
         this.#enter(`checks after ${words}`);
         await this.#work.check();
         await this.#machines?.check();
-        this.#options.say?.(`${words}${atStep || death.step === null ? '' : ' (not passed: at random)'}`);
+        this.#options.say?.(
+          `${words}${manner === 'at a step' || death.step === null ? '' : ` (not passed: ${manner})`}`,
+        );
       }
       this.#enter('the end');
       await this.#end();
@@ -230,11 +234,12 @@ export class Campaign {
     await this.#start();
   }
 
-  /** Lets everything run until death comes. Returns whether it came at the step that was chosen. */
-  async #live({ victim, step }: Death): Promise<boolean> {
+  /** Lets everything run until death comes. Returns whether it came at the step that was chosen, later, or found nobody. */
+  async #live({ victim, step }: Death): Promise<Manner> {
     const random = this.#random;
     const daemonPid = this.server.daemonPid();
     let hit = false;
+    let isKilled = true;
     const harm = (): void => {
       if (victim !== 'server') this.#machines?.harm();
     };
@@ -268,19 +273,20 @@ export class Campaign {
     } else {
       this.server.arm(null);
       harm();
-      await this.#killNow(victim);
+      isKilled = await this.#killNow(victim);
     }
     // A server that lives is expected to bring its daemon back by itself, and to go on.
     if (!killsServer(victim)) await this.#work.runFor(random.between(0, 700));
     this.#machines?.pause();
     this.#machines?.assertSound();
     await this.#work.drain();
-    return hit;
+    return hit ? 'at a step' : isKilled ? 'at random' : 'none lived';
   }
 
-  async #killNow(victim: Victim): Promise<void> {
+  /** @returns whether there was anything to kill */
+  async #killNow(victim: Victim): Promise<boolean> {
     const random = this.#random;
-    killHelpers(this.data, victim);
+    if (!killsServer(victim) && !killsDaemon(victim) && killHelpers(this.data, victim) === 0) return false;
     const first = victim === 'both' && random.chance(0.5) ? 'server' : 'daemon';
     const pause = random.chance(0.5) ? random.between(1, 40) : 0;
     if (first === 'server') await this.server.kill();
@@ -288,6 +294,7 @@ export class Campaign {
     if (killsDaemon(victim)) await this.server.killDaemon();
     if (victim === 'both' && first === 'daemon' && pause > 0) await sleep(pause);
     if (killsServer(victim)) await this.server.kill();
+    return true;
   }
 
   /** Everything is deleted, and nothing is left behind. */

@@ -107,6 +107,8 @@ export class MachineActor {
   /** Does one thing to its end. @throws Violation, Stopped */
   async act(work: MachineWork): Promise<void> {
     if (this.snapshots.size > mostSnapshots) await this.#attempt('delete-snapshot');
+    // Little can happen to a machine that is off.
+    if (this.power === 'off' && this.#deps.random.chance(0.7)) await this.#attempt('power');
     await this.#attempt(work);
   }
 
