@@ -95,22 +95,41 @@ describe.skipIf(!hasGuest)('a running machine', () => {
   );
 
   test(
-    'two drives are taken at one instant',
+    'two drives are of one instant in a snapshot that was not quiesced, and after a revert to it',
     async () => {
       await using rig = await MachineRig.start();
       const drives = [await rig.createDrive('a'), await rig.createDrive('b')];
       const id = await rig.createMachine('pair', ['pair'], drives);
       await rig.boot(id);
-      await rig.line(id, /^pair [1-9]\d*$/m);
-      for (let round = 0; round < (isLong ? 50 : 6); round++) {
-        await delay(Math.random() * 200);
-        const snapshot = await rig.snapshot(id, { quiesce: 'never' });
-        expect(snapshot).toMatchObject({ consistency: 'crash', complete: true });
+      const sequences = async (snapshot: Snapshot): Promise<readonly [number, number]> => {
         const first = await rig.numberAt(partAt(snapshot, 0).id, MiB);
         const second = await rig.numberAt(partAt(snapshot, 1).id, MiB);
         expect(first).toBeGreaterThan(0);
         expect([0, 1], `${first} and ${second}`).toContain(first - second);
+        return [first, second];
+      };
+      let ahead = 0;
+      const rounds = isLong ? 50 : 3;
+      for (let round = 0; round < rounds; round++) {
+        const begun = (await rig.serial(id)).length;
+        await rig.line(id, /^pair [1-9]\d*$/m, begun);
+        await delay(Math.random() * 200);
+        const snapshot = await rig.snapshot(id, { quiesce: 'never' });
+        expect(snapshot).toMatchObject({ consistency: 'crash', complete: true });
+        const taken = await sequences(snapshot);
+        if (taken[0] !== taken[1]) ahead++;
+        await rig.line(id, /^pair \d+$/m, (await rig.serial(id)).length);
+
+        // A guest without its memory would write from 1 again: it stands still, and its drives are looked at.
+        const input = { paused: true, keepSafety: false };
+        await rig.done(rig.service.snapshots.revertMachine(rig.caller, snapshot.id, input));
+        expect(await rig.machine(id)).toMatchObject({ power: 'paused', basedOn: snapshot.id });
+        const now = await rig.snapshot(id, { quiesce: 'never' });
+        expect(await sequences(now)).toEqual(taken);
+        await rig.done(rig.service.machines.resume(rig.caller, id));
       }
+      if (isLong)
+        console.log(`${rounds} reverts of two drives; in ${ahead} the first drive was ahead by its one write`);
     },
     timeoutMs,
   );
@@ -140,26 +159,6 @@ describe.skipIf(!hasGuest)('a running machine', () => {
       };
       expect(await check(quiet, '-n')).not.toMatch(/recover|journal|error/i);
       await check(rough, '-p');
-    },
-    timeoutMs,
-  );
-
-  test(
-    'a server that comes and goes is not noticed by the guest',
-    async () => {
-      await using rig = await MachineRig.start();
-      const id = await rig.createMachine('steady', ['count'], [await rig.createDrive('a')]);
-      await rig.boot(id);
-      const { runtime } = await rig.machine(id);
-      let last = 0;
-      for (let round = 0; round < (isLong ? 20 : 4); round++) {
-        await rig.restart();
-        expect((await rig.machine(id)).runtime).toMatchObject({ pid: runtime?.pid, startedAt: runtime?.startedAt });
-        const from = (await rig.serial(id)).length;
-        const now = counterIn(await rig.line(id, /^count (\d+)$/m, from));
-        expect(now).toBeGreaterThan(last);
-        last = now;
-      }
     },
     timeoutMs,
   );

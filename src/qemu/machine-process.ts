@@ -227,10 +227,22 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
     if (this.#ended) return;
     this.#shutdown = true;
     const gone = this.whenEnded(exitDeadlineMs);
-    await this.#qmp.execute('quit').catch(() => undefined);
+    // A QEMU that hangs never answers.
+    this.#qmp.execute('quit').catch(() => undefined);
     if (await gone) return;
     killIfThere(this.pid);
     await this.whenEnded(exitDeadlineMs);
+  }
+
+  /** Whether its processors obey: they are stopped and set going again, and the process is killed if that hangs. */
+  async obeys(timeoutMs: number): Promise<boolean> {
+    const asked = this.#qmp
+      .executeAll([{ execute: 'stop' }, { execute: 'cont' }])
+      .then(() => true)
+      .catch(() => !this.#ended);
+    const obeyed = await Promise.race([asked, delay(timeoutMs, false, { ref: false })]);
+    if (!obeyed) killIfThere(this.pid);
+    return obeyed;
   }
 
   /** Lets go of the process, which runs on. */

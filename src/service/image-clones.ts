@@ -163,7 +163,7 @@ export function cloneImageMachine(
       });
       const added = await add({
         kind: 'machine.clone',
-        input: { from: { imageId: id }, drives },
+        input: { from: { imageId: id }, drives, letGo: false },
         driveIds: drives.map((drive) => drive.driveId),
         machineId,
         objectKind: 'machine',

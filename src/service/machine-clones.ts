@@ -32,6 +32,7 @@ import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { type CheckedLabels, checkLabels, fitName } from './labels.ts';
 import { newMacAddress } from './machine-hardware.ts';
+import { bringDown } from './machine-power.ts';
 import { assertWhole } from './machine-revert-plan.ts';
 import { machineOf } from './machine-tasks.ts';
 import { assertRestorable, bringUpFromMemory } from './memory-restore.ts';
@@ -50,6 +51,8 @@ export interface MachineCloneInput {
   /** `memory`: its guest goes on from the memory of the snapshot. */
   readonly from: { readonly snapshotId: SnapshotId; readonly memory: boolean } | { readonly imageId: ImageId };
   readonly drives: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId; sizeBytes: number }[];
+  /** The guest was about to be let go: it may have written since, so that nothing is done over. */
+  readonly letGo: boolean;
 }
 
 export function cloneMachine(
@@ -100,7 +103,7 @@ export function cloneMachine(
       });
       const added = await add({
         kind: 'machine.clone',
-        input: { from: { snapshotId: id, memory }, drives },
+        input: { from: { snapshotId: id, memory }, drives, letGo: false },
         driveIds: [...drives.map((drive) => drive.driveId), ...snapshot.parts.map((part) => part.drive_id)],
         machineId,
         objectKind: 'machine',
@@ -192,7 +195,8 @@ export function registerMachineClones(context: Context): void {
   runner.register('machine.clone', {
     cancellable: false,
     pausable: false,
-    async run(task, { from, drives }) {
+    async run(task, input) {
+      const { from, drives, letGo } = input;
       const machine = await machineOf(context, task);
       const memory = 'imageId' in from ? undefined : await memoryToGoOnFrom(context, machine, from, drives);
       for (const drive of drives) {
@@ -201,16 +205,22 @@ export function registerMachineClones(context: Context): void {
         });
       }
       context.config.onStep?.('machine.cloned');
-      if (memory !== undefined) {
-        const running = machines.find(machine.id) ?? (await bringUpFromMemory(context, machine, memory.file));
-        if (memory.power === 'running') await running.qmp.execute('cont');
+      let running = machines.find(machine.id);
+      if (memory !== undefined && !letGo) {
+        // What an earlier attempt brought up may wait for its memory still, and has not run.
+        if (running !== undefined) await bringDown(context, machine);
+        running = await bringUpFromMemory(context, machine, memory.file);
+        await runner.keepInput(task, { ...input, letGo: true });
       }
+      context.config.onStep?.('machine.up');
+      if (running !== undefined && memory?.power === 'running') await running.qmp.execute('cont');
+      context.config.onStep?.('machine.let-go');
       await catalog.write(async (tx) => {
         await updateMachine(tx, machine.id, { state: 'available', updated_at: nowUs() }, ['creating']);
-        await setPower(tx, machine.id, {
-          power: memory?.power ?? 'off',
-          startedAt: memory === undefined ? null : nowUs(),
-        });
+        // One that died after it was let go is off, and its error says so.
+        if (running !== undefined && memory !== undefined) {
+          await setPower(tx, machine.id, { power: memory.power, startedAt: nowUs() });
+        }
         const driveIds = drives.map((drive) => drive.driveId);
         await task.conclude(
           tx,

@@ -108,6 +108,7 @@ export function registerMachineDelete(context: Context): void {
         },
         { mayUseReserve: true },
       );
+      context.config.onStep?.('machine.forgotten');
       await rm(context.machines.directoryOf(machine), { recursive: true, force: true });
       context.machines.forget(machine.id);
       return begun;

@@ -22,7 +22,10 @@ export async function bringUp(
   try {
     const drives: MachineDrive[] = [];
     for (const slot of await slotsOf(catalog.db, machine.id)) drives.push(await serveDrive(context, machine, slot));
-    return await machines.launch(machine, { drives, kernel, incoming: options.incoming ?? false });
+    context.config.onStep?.('machine.served');
+    const started = await machines.launch(machine, { drives, kernel, incoming: options.incoming ?? false });
+    context.config.onStep?.('machine.launched');
+    return started;
   } catch (error) {
     await bringDown(context, machine);
     throw error;
@@ -33,6 +36,7 @@ export async function bringUp(
 export async function bringDown(context: Context, machine: MachineRow): Promise<void> {
   await context.machines.end(machine.id);
   for (const row of await exportsOfMachine(context.catalog.db, machine.id)) await endServing(context, row);
+  context.config.onStep?.('machine.down');
 }
 
 /** Serves a drive to its machine. Idempotent. @throws drive_exported */

@@ -2,6 +2,7 @@
  * The machines that run now: finds their processes again after a restart, starts and ends them, and writes down what they
  * do on their own. Tasks decide what is to happen; this only knows what is there.
  */
+import { readdir, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { addEvent, type Catalog } from '../catalog/catalog.ts';
 import { findMachineRow, setPower } from '../catalog/machines.ts';
@@ -143,6 +144,16 @@ export class MachineProcesses {
     const rows = await this.#catalog.db.selectFrom('machines').selectAll().where('managed', '=', 1).execute();
     await Promise.all(rows.map((row) => this.#adopt(row)));
     if (rows.length > 0) setTimeout(() => this.prepare(), prepareMs).unref();
+    await this.#sweepDirectories(new Set(rows.map((row) => `m${row.number}`)));
+  }
+
+  /** Directories of machines that were forgotten by a server that died before it removed them. */
+  async #sweepDirectories(known: ReadonlySet<string>): Promise<void> {
+    const found = await readdir(this.#runDirectory).catch(() => []);
+    for (const name of found) {
+      if (!/^m\d+$/.test(name) || known.has(name)) continue;
+      await rm(join(this.#runDirectory, name), { recursive: true, force: true });
+    }
   }
 
   async #adopt(row: MachineRow): Promise<void> {

@@ -18,7 +18,7 @@ import {
   updateMachine,
 } from '../catalog/machines.ts';
 import type { MachineRow, MemoryFileRow } from '../catalog/schema.ts';
-import { findParts, findSnapshot, insertSnapshot } from '../catalog/snapshots.ts';
+import { findParts, findSnapshot, insertSnapshot, type SnapshotRecord } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, type MachineId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Task } from '../core/model.ts';
@@ -79,6 +79,8 @@ export interface MachineRevertInput {
   } | null;
   /** What the machine did when the revert began; null before. */
   readonly before: MachinePower | null;
+  /** The guest was about to be let go: it may have written since, so that nothing is done over. */
+  readonly letGo: boolean;
 }
 
 export function revertMachine(
@@ -139,6 +141,7 @@ export function revertMachine(
             }
           : null,
         before: null,
+        letGo: false,
       };
       const added = await add({
         kind: 'machine.revert',
@@ -193,6 +196,10 @@ class Revert {
     if (machine === undefined) throw notFound('machine', this.#input.machineId);
     if (snapshot === undefined) throw notFound('snapshot', this.#input.snapshotId);
     const memory = this.#input.memory ? await keptMemoryOf(catalog.db, snapshot.id) : undefined;
+    if (this.#input.letGo) {
+      await this.#letGo(machine, snapshot, memory !== undefined, machines.find(machine.id));
+      return undefined;
+    }
     if (memory !== undefined) {
       const taken = JSON.parse(snapshot.machine?.hardware_json ?? '{}');
       await assertRestorable(this.#context, memory, taken, JSON.parse(machine.hardware_json));
@@ -210,11 +217,12 @@ class Revert {
     this.#step('machine.down');
     const power = memory === undefined ? before : (snapshot.machine?.power ?? before);
     const running = await this.#bringBack(machine, power, memory);
+    if (running !== undefined) {
+      this.#input = { ...this.#input, letGo: true };
+      await this.#context.runner.keepInput(this.#task, this.#input);
+    }
     this.#step('machine.up');
-    // A guest without its memory starts, even if it was paused: there is nothing to be paused in.
-    const goesOn = !this.#input.paused && (power === 'running' || memory === undefined);
-    if (running !== undefined && goesOn) await running.qmp.execute('cont');
-    await this.#conclude(machine, running === undefined ? 'off' : goesOn ? 'running' : 'paused');
+    await this.#letGo(machine, snapshot, memory !== undefined, running);
     return undefined;
   }
 
@@ -227,9 +235,10 @@ class Revert {
     try {
       if (memory === undefined) {
         await this.#revertDrives(machine);
+        this.#step('machine.reverted');
         return power === 'off' ? undefined : await bringUp(this.#context, machine);
       }
-      const reverting = this.#revertDrives(machine);
+      const reverting = this.#revertDrives(machine).then(() => this.#step('machine.reverted'));
       // A guest that stands still does nothing with its drives: its memory is loaded while they are put back, unless some
       // of them have yet to become its own.
       if (this.#input.attach.length > 0) await reverting;
@@ -244,6 +253,21 @@ class Revert {
       await bringDown(this.#context, machine);
       throw error;
     }
+  }
+
+  /** The machine stands at the instant; its guest goes on, or starts. One that died meanwhile stays off. */
+  async #letGo(
+    machine: MachineRow,
+    snapshot: SnapshotRecord,
+    withMemory: boolean,
+    running: MachineProcess | undefined,
+  ): Promise<void> {
+    const then = snapshot.machine?.power ?? this.#input.before;
+    // A guest without its memory starts, even if it was paused: there is nothing to be paused in.
+    const goesOn = !this.#input.paused && (!withMemory || then === 'running');
+    if (running !== undefined && goesOn) await running.qmp.execute('cont');
+    this.#step('machine.let-go');
+    await this.#conclude(machine, running === undefined ? 'off' : goesOn ? 'running' : 'paused');
   }
 
   /** With the memory of a guest that has one; it does not run on afterwards. Without, the engine keeps it with the revert. */
@@ -354,7 +378,7 @@ class Revert {
   }
 
   async #conclude(machine: MachineRow, power: MachinePower): Promise<void> {
-    const { safety, untouched, attach, snapshotId, memory } = this.#input;
+    const { safety, untouched, attach, snapshotId, memory, letGo } = this.#input;
     const result = {
       snapshotId,
       power,
@@ -364,7 +388,10 @@ class Revert {
       attachedDriveIds: attach.map((slot) => slot.driveId),
     };
     await this.#context.catalog.write(async (tx) => {
-      await setPower(tx, machine.id, { power, startedAt: power === 'off' ? null : nowUs(), error: null });
+      // Off after it was let go: it died, and its error says so.
+      if (power !== 'off' || !letGo) {
+        await setPower(tx, machine.id, { power, startedAt: power === 'off' ? null : nowUs(), error: null });
+      }
       await this.#task.conclude(tx, result, { event: 'machine.reverted', detail: result });
     });
   }

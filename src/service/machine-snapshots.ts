@@ -236,7 +236,9 @@ export async function takeMachine(
   const power = runningMachine(context, plan.machineId)?.power ?? 'off';
   if (!plan.memory || running === undefined) {
     if (plan.memory) throw new CalotypeError('machine_off', undefined, { machineId: plan.machineId });
-    const quiet = await quiesce(runningMachine(context, plan.machineId), machine, plan.quiesce);
+    const quiet = await quiesce(runningMachine(context, plan.machineId), machine, plan.quiesce, () =>
+      context.config.onStep?.('machine.frozen'),
+    );
     try {
       await engine.snapshot(plan.points, (tx) => commit(tx, { power, pauseUs: null, ...quiet.outcome() }), quiet);
     } finally {

@@ -99,6 +99,7 @@ export async function abandonMachine(tx: Tx, task: ActiveTask, error: StoredErro
 export function registerMachineTasks(context: Context): void {
   const { catalog, machines, runner } = context;
   const plain = { cancellable: false, pausable: false } as const;
+  const step = (name: string): void => context.config.onStep?.(name);
 
   function conclude(task: ActiveTask, machine: MachineRow, power: MachinePower, outcome: Outcome): Promise<void> {
     return catalog.write(async (tx) => {
@@ -113,6 +114,7 @@ export function registerMachineTasks(context: Context): void {
     ...plain,
     async run(task) {
       const machine = await machineOf(context, task);
+      step('machine.created');
       await catalog.write(async (tx) => {
         await updateMachine(tx, machine.id, { state: 'available', updated_at: nowUs() }, ['creating']);
         await task.conclude(tx, { machineId: machine.id }, { event: 'machine.created' });
@@ -128,6 +130,7 @@ export function registerMachineTasks(context: Context): void {
       const machine = await machineOf(context, task);
       const running = machines.find(machine.id) ?? (await bringUp(context, machine));
       if (!paused && running.power !== 'running') await running.qmp.execute('cont');
+      step('machine.started');
       // One that runs already is not paused.
       await conclude(task, machine, paused ? running.power : 'running', { event: 'machine.started' });
       return undefined;
@@ -216,6 +219,7 @@ export function registerMachineTasks(context: Context): void {
           throw error;
         }
       }
+      step('machine.plugged');
       await catalog.write(async (tx) => {
         await attachDrive(tx, machine.id, { slot, driveId });
         await updateMachine(tx, machine.id, { updated_at: nowUs() });
@@ -240,6 +244,7 @@ export function registerMachineTasks(context: Context): void {
             'Unmount it in the guest, or stop the machine first. It is detached as soon as the guest lets go of it.',
         });
       }
+      step('machine.unplugged');
       await stopServing(machine, driveId);
       await catalog.write(async (tx) => {
         await detachDrive(tx, driveId);

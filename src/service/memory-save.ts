@@ -25,6 +25,7 @@ type Method = 'background' | 'stopped';
 const bandwidth = 64 * 1024 ** 3;
 const lookAgainMs = 5;
 const gateNode = 'gate';
+const obeyWithinMs = 10_000;
 
 export function memoryDirectory(context: Pick<Context, 'config'>): string {
   return join(context.config.dataDirectory, 'memory');
@@ -99,6 +100,7 @@ export class MemorySave implements Stillness {
   /** µs since 1970. */
   #stoppedAtUs = 0;
   #pauseUs: number | null = null;
+  #failed = false;
 
   private constructor(parts: {
     step: (name: string) => void;
@@ -137,6 +139,7 @@ export class MemorySave implements Stillness {
     const method: Method = wanted && (await takesBackground(running, true)) ? 'background' : 'stopped';
     if (method === 'stopped') await takesBackground(running, false);
     await removeGate(running);
+    if (!wasRunning) await leavePostmigrate(running);
     await qmp.execute('migrate-set-parameters', { 'max-bandwidth': bandwidth });
     const id = await context.catalog.write((tx) =>
       insertMemoryFile(tx, {
@@ -257,6 +260,7 @@ export class MemorySave implements Stillness {
       const how = await migration.ended;
       if (signal.aborted) throw new CalotypeError('cancelled');
       if (how === 'failed') {
+        this.#failed = true;
         throw new CalotypeError('machine_failed', `QEMU could not save the memory: ${await whyFailed(this.#running)}`);
       }
       if (!this.#stayStill) await this.#goOn();
@@ -288,6 +292,8 @@ export class MemorySave implements Stillness {
     }
     await this.#writer.abort();
     this.#migration?.stop();
+    // A background save whose stream broke may leave a guest whose processors wait for a page for good.
+    if (this.#failed && this.#method === 'background' && !this.#running.ended) await this.#running.obeys(obeyWithinMs);
     if (!this.#stayStill) await this.#goOn();
     if (!this.#running.ended) await removeGate(this.#running);
     await rm(this.#path, { force: true });
@@ -306,11 +312,17 @@ export async function endInterrupted(running: MachineProcess, options: { goOn: b
     if (!['setup', 'active', 'cancelling', 'device', 'pre-switchover'].includes(status ?? 'none')) break;
     await delay(lookAgainMs);
   }
-  // QEMU saves a guest that stood still for one save a second time only after it ran again.
-  const goOn = options.goOn || (await running.status()) === 'postmigrate';
   await running.refresh();
-  if (goOn && running.power !== 'running') await running.qmp.execute('cont');
-  if (goOn && !options.goOn) await running.qmp.execute('stop');
+  if (options.goOn && running.power !== 'running') await running.qmp.execute('cont');
+}
+
+/**
+ * QEMU saves a guest that stood still for one save a second time only after it ran again: it runs for the time between two
+ * commands.
+ */
+async function leavePostmigrate(running: MachineProcess): Promise<void> {
+  if ((await running.status()) !== 'postmigrate') return;
+  await running.qmp.executeAll([{ execute: 'cont' }, { execute: 'stop' }]);
 }
 
 async function savesInBackground(running: MachineProcess): Promise<boolean> {

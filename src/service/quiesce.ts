@@ -21,12 +21,14 @@ interface Outcome {
 export class Quiescence implements Stillness {
   readonly #guard: FreezeGuard | undefined;
   readonly #mode: QuiesceMode;
+  readonly #onFrozen: () => void;
   #outcome: Outcome;
 
-  constructor(mode: QuiesceMode, outcome: Outcome, guard?: FreezeGuard) {
+  constructor(mode: QuiesceMode, outcome: Outcome, guard?: FreezeGuard, onFrozen: () => void = () => undefined) {
     this.#mode = mode;
     this.#outcome = outcome;
     this.#guard = guard;
+    this.#onFrozen = onFrozen;
   }
 
   async hold(): Promise<void> {
@@ -39,6 +41,7 @@ export class Quiescence implements Stillness {
         reason: `The guest agent had ${fileSystems} file system${fileSystems === 1 ? '' : 's'} frozen at that instant.`,
         frozenUs: null,
       };
+      this.#onFrozen();
     } catch (error) {
       if (this.#mode === 'require') throw error;
       this.#outcome = crash(`The file systems could not be frozen: ${reasonOf(error)}`);
@@ -98,6 +101,7 @@ export async function quiesce(
   running: MachineProcess | AdoptedProcess | undefined,
   machine: MachineRow,
   mode: QuiesceMode,
+  onFrozen?: () => void,
 ): Promise<Quiescence> {
   if (mode === 'require') assertQuiescible(running, machine);
   if (running === undefined) {
@@ -117,7 +121,7 @@ export async function quiesce(
       throw new CalotypeError('agent_unavailable', 'No agent runs in the guest.');
     }
     const guard = await FreezeGuard.start({ socketPath, limitMs: frozenLimitMs, timeoutMs: agentTimeoutMs });
-    return new Quiescence(mode, crash('Nothing was frozen.'), guard);
+    return new Quiescence(mode, crash('Nothing was frozen.'), guard, onFrozen);
   } catch (error) {
     if (mode === 'require') throw error;
     return new Quiescence(mode, crash(`The file systems were not frozen: ${reasonOf(error)}`));

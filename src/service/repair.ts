@@ -20,7 +20,10 @@ export async function repairStates(context: Context): Promise<number> {
   const { catalog, runner } = context;
   const objects = new Set<string>();
   const deletedDrives = new Set<string>();
+  /** A clone of a machine makes several, none of which is the task's object. */
+  const cloned = new Set<string>();
   for (const task of runner.active()) {
+    if (task.kind === 'machine.clone') for (const id of task.driveIds) cloned.add(id);
     if (task.row.object_id !== null) objects.add(task.row.object_id);
     if (task.kind === 'drive.delete') for (const id of task.driveIds) deletedDrives.add(id);
   }
@@ -32,7 +35,7 @@ export async function repairStates(context: Context): Promise<number> {
     .where('state', 'in', ['creating', 'deleting'])
     .execute();
   for (const drive of drives) {
-    if (objects.has(drive.id)) continue;
+    if (objects.has(drive.id) || (drive.state === 'creating' && cloned.has(drive.id))) continue;
     repaired++;
     await runner.change(async (tx, add) => {
       if (drive.state === 'creating') {

@@ -46,8 +46,7 @@ export class Writer {
   #stopped = false;
   #wake: (() => void)[] = [];
   #idle: (() => void)[] = [];
-  /** Being cut off is expected: its export ends or is made anew. */
-  expectsCut = false;
+  #cutsExpected = 0;
 
   constructor(drive: string, address: { path: string; exportName: string }, deps: WriterDeps) {
     this.drive = drive;
@@ -60,6 +59,20 @@ export class Writer {
   resume(): void {
     this.#paused = false;
     for (const wake of this.#wake.splice(0)) wake();
+  }
+
+  /** Being cut off is expected from now on: its export ends or is made anew. */
+  expectCut(): void {
+    this.#cutsExpected++;
+  }
+
+  /** One of the reasons to expect it is over. */
+  cutIsOver(): void {
+    this.#cutsExpected--;
+  }
+
+  get expectsCut(): boolean {
+    return this.#cutsExpected > 0;
   }
 
   /** Waits for the answers due. */

@@ -1,6 +1,7 @@
 /** The service with a real engine and a real guest, inside the test's process. */
 import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, truncate, writeFile } from 'node:fs/promises';
+import { connect, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
@@ -42,7 +43,7 @@ export class MachineRig implements AsyncDisposable {
   catalog: Catalog;
   engine: Qcow2Engine;
   service: RunningService;
-  /** Called at every durable step of the engine. */
+  /** Called at every named step of engine and service. */
   onStep: (name: string) => void = () => undefined;
 
   private constructor(
@@ -62,19 +63,31 @@ export class MachineRig implements AsyncDisposable {
     await mkdir(join(directory, 'boot'));
     await mkdir(join(directory, 'images-in'));
     const files = await buildGuest(join(directory, 'boot'));
-    const parts = await open(directory, options);
+    const steps = { on: (_name: string): void => undefined };
+    const parts = await open(directory, options, (name) => steps.on(name));
     const projectId: ProjectId = await addProject(parts.catalog, 'default');
     const caller = await addPerson(parts.catalog, 'alice', projectId, 'member');
-    return new MachineRig({ directory, files, caller, options, ...parts });
+    const rig = new MachineRig({ directory, files, caller, options, ...parts });
+    steps.on = (name) => rig.onStep(name);
+    return rig;
   }
 
-  /** A server that ends and starts again; machines and storage daemon go on, also while it is away. */
-  async restart(whileAway: () => Promise<void> = async () => undefined): Promise<void> {
+  /** A server that ends and starts again; machines and storage daemon go on. `between`: while there is none. */
+  async restart(between: () => Promise<void> = async () => undefined): Promise<void> {
     await this.service.close(0);
     await this.engine.close();
     await this.catalog.close();
-    await whileAway();
-    Object.assign(this, await open(this.directory, this.options));
+    await between();
+    Object.assign(this, await open(this.directory, this.options, (name) => this.onStep(name)));
+  }
+
+  /** Runs `act` when the step is passed next. */
+  atStep(step: string, act: () => void): void {
+    this.onStep = (name) => {
+      if (name !== step) return;
+      this.onStep = () => undefined;
+      act();
+    };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -185,6 +198,10 @@ export class MachineRig implements AsyncDisposable {
     return this.line(id, answer, from);
   }
 
+  async serialSocket(id: MachineId): Promise<string> {
+    return MachineProcess.serialSocketIn(await this.directoryOf(id));
+  }
+
   /** The counter in the memory of a guest that stands still: the greatest mark in it. */
   async counterInMemory(id: MachineId): Promise<number> {
     const directory = await this.directoryOf(id);
@@ -223,12 +240,40 @@ export class MachineRig implements AsyncDisposable {
   }
 }
 
+/** The serial port of a guest, for talking to it also while there is no server. */
+export class SerialLine implements Disposable {
+  readonly #socket: Socket;
+
+  private constructor(socket: Socket) {
+    this.#socket = socket;
+  }
+
+  static async open(path: string): Promise<SerialLine> {
+    const socket = connect({ path });
+    await new Promise<void>((resolve, reject) => {
+      socket.once('connect', resolve);
+      socket.once('error', reject);
+    });
+    socket.on('error', () => undefined).resume();
+    return new SerialLine(socket);
+  }
+
+  send(text: string): void {
+    this.#socket.write(`${text}\n`);
+  }
+
+  [Symbol.dispose](): void {
+    this.#socket.destroy();
+  }
+}
+
 async function open(
   directory: string,
   options: RigOptions,
+  onStep: (name: string) => void,
 ): Promise<Pick<MachineRig, 'catalog' | 'engine' | 'service'>> {
   const catalog = await Catalog.open(directory);
-  const engine = new Qcow2Engine({ catalog, dataDirectory: directory, logger: silent, minFreeBytes: 0 });
+  const engine = new Qcow2Engine({ catalog, dataDirectory: directory, logger: silent, minFreeBytes: 0, onStep });
   await engine.open();
   const service = await createService({
     catalog,
@@ -240,6 +285,7 @@ async function open(
       maxImportBytes: 1024 * MiB,
       maxDriveBytes: 1024 * 1024 * MiB,
       ...options,
+      onStep,
     },
     logger: silent,
   });

@@ -30,11 +30,18 @@ import { steered } from './steered.ts';
 /** Told the share of the merge that is done, 0 to 1. */
 type ShareListener = (share: number) => void;
 
+/** @throws MovedError when the file was given up meanwhile, such as with its drive, which does not wait for the tree */
 export async function dataBytes(parts: Parts, file: FileRow): Promise<number> {
-  const found = await (file.state === 'active'
-    ? parts.allocations.top(file.drive_id, file.id)
-    : parts.allocations.frozen(file.id));
-  return sumExtents(found.all);
+  try {
+    const found = await (file.state === 'active'
+      ? parts.allocations.top(file.drive_id, file.id)
+      : parts.allocations.frozen(file.id));
+    return sumExtents(found.all);
+  } catch (error) {
+    const row = await findFile(parts.ctx.catalog.db, file.id);
+    if (row === undefined || row.state === 'dead') throw new MovedError();
+    throw error;
+  }
 }
 
 /** Bytes that merging the two moves. */
