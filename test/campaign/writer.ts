@@ -47,6 +47,8 @@ export class Writer {
   #wake: (() => void)[] = [];
   #idle: (() => void)[] = [];
   #cutsExpected = 0;
+  /** Clients that were there when a cut began to be expected: they may come to notice it late. */
+  readonly #toBeCut = new WeakSet<NbdClient>();
 
   constructor(drive: string, address: { path: string; exportName: string }, deps: WriterDeps) {
     this.drive = drive;
@@ -63,6 +65,7 @@ export class Writer {
 
   /** Being cut off is expected from now on: its export ends or is made anew. */
   expectCut(): void {
+    if (this.#client !== undefined) this.#toBeCut.add(this.#client);
     this.#cutsExpected++;
   }
 
@@ -182,8 +185,9 @@ export class Writer {
     }
     const { ledger } = this.#deps;
     const at = ledger.oracle.clock;
-    if (!this.expectsCut) ledger.crashed(this.drive, at);
-    void this.#judge(at, this.#daemonPid, this.expectsCut, error);
+    const expected = this.expectsCut || this.#toBeCut.has(client);
+    if (!expected) ledger.crashed(this.drive, at);
+    void this.#judge(at, this.#daemonPid, expected, error);
   }
 
   /** Why the connection was lost. A process that is being killed closes its sockets a little before it is gone. */
