@@ -156,6 +156,19 @@ describe.skipIf(!hasGuest)('a running machine', { timeout: timeoutMs }, () => {
     await isUnharmed();
   });
 
+  test('that loses the writer of its memory while it stands still', async () => {
+    rig.atStep('machine.held', () => {
+      for (const pid of processesOf(rig.directory).writers) process.kill(pid, 'SIGKILL');
+    });
+    const made = await begin({ memory: true });
+    const task = await rig.service.tasks.waitFor(rig.caller, made.task.id, timeoutMs);
+    // Written by another one if the guest stands still yet, else given up.
+    if (task.state === 'done') await rig.done(rig.service.snapshots.delete(rig.caller, made.snapshot.id, {}));
+    else expect(task.error).toMatchObject({ code: 'machine_failed', message: expect.not.stringContaining('EEXIST') });
+    if ((await rig.machine(id)).power === 'off') await rig.boot(id);
+    await isUnharmed();
+  });
+
   test('that loses the writer of its memory', async () => {
     rig.atStep('machine.released', () => {
       for (const pid of processesOf(rig.directory).writers) process.kill(pid, 'SIGKILL');

@@ -275,6 +275,8 @@ export class MemorySave implements Stillness {
       await removeGate(this.#running);
       const stored = await this.#writer.finished();
       this.#step('memory.saved');
+      // Giving up takes the file away, also a whole one.
+      if (signal.aborted) throw new CalotypeError('cancelled');
       return { id: this.#id, method: this.#method, pauseUs: this.#pauseUs, ...stored };
     } finally {
       signal.removeEventListener('abort', cancel);
