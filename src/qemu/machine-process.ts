@@ -12,7 +12,7 @@ import { CalotypeError } from '../core/errors.ts';
 import type { Accelerator, MachineHardware } from '../core/model.ts';
 import type { MachinePower } from '../core/states.ts';
 import { ProcessLog } from './process-log.ts';
-import { QmpClient, type QmpEvent } from './qmp.ts';
+import { QmpClient, type QmpCommand, type QmpEvent } from './qmp.ts';
 import { SerialInput } from './serial-input.ts';
 import { limitedCommand, type SerialLog } from './serial-log.ts';
 
@@ -234,15 +234,13 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
     await this.whenEnded(exitDeadlineMs);
   }
 
-  /** Whether its processors obey: they are stopped and set going again, and the process is killed if that hangs. */
-  async obeys(timeoutMs: number): Promise<boolean> {
-    const asked = this.#qmp
-      .executeAll([{ execute: 'stop' }, { execute: 'cont' }])
-      .then(() => true)
-      .catch(() => !this.#ended);
-    const obeyed = await Promise.race([asked, delay(timeoutMs, false, { ref: false })]);
-    if (!obeyed) killIfThere(this.pid);
-    return obeyed;
+  /** Whether these commands are answered in time, be it with a refusal; the process is killed, and gone, if they are not. */
+  async answers(commands: readonly QmpCommand[], timeoutMs: number): Promise<boolean> {
+    const answered = this.#qmp.executeEach(commands).then(() => true);
+    if (await Promise.race([answered, delay(timeoutMs, false, { ref: false })])) return true;
+    killIfThere(this.pid);
+    await this.whenEnded(exitDeadlineMs);
+    return false;
   }
 
   /** Lets go of the process, which runs on. */

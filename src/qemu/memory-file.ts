@@ -45,14 +45,17 @@ export class MemoryWriter {
   readonly gatePath: string;
   /** Resolves when the guest stands at the gate. Rejects never; a writer that ends leaves it open. */
   readonly held: Promise<void>;
+  readonly #path: string;
   readonly #child: ChildProcessByStdio<Writable, Readable, null>;
   readonly #done: Promise<StoredMemory>;
 
   private constructor(
+    path: string,
     child: ChildProcessByStdio<Writable, Readable, null>,
     sockets: { socketPath: string; gatePath: string },
     told: Told,
   ) {
+    this.#path = path;
     this.#child = child;
     this.socketPath = sockets.socketPath;
     this.gatePath = sockets.gatePath;
@@ -75,7 +78,7 @@ export class MemoryWriter {
     const child = spawn(process.execPath, args, { detached: true, stdio: ['pipe', 'pipe', 'ignore'] });
     child.stdin.on('error', () => undefined);
     const told = listenTo(child, options.onBytes ?? (() => undefined));
-    const writer = new MemoryWriter(child, sockets, told);
+    const writer = new MemoryWriter(path, child, sockets, told);
     await told.ready;
     return writer;
   }
@@ -94,7 +97,8 @@ export class MemoryWriter {
   async abort(): Promise<void> {
     this.#child.stdin.write('discard\n');
     await this.#done.catch(() => undefined);
-    for (const socket of [this.socketPath, this.gatePath]) await rm(socket, { force: true });
+    // A process that died, or was done already, took nothing away.
+    for (const left of [this.#path, this.socketPath, this.gatePath]) await rm(left, { force: true });
   }
 }
 

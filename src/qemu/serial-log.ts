@@ -110,8 +110,8 @@ export class SerialLog {
         const wanted = Math.min(pieceBytes, size - at);
         const { bytesRead, buffer } = await file.read(Buffer.allocUnsafe(wanted), 0, wanted, at);
         if (bytesRead === 0) return undefined;
-        // Asked after reading: what was punched while it was read is zeros.
-        const first = firstKeptByte(await this.size(), this.#keptBytes);
+        // Asked after reading, of the very file that was read: what was punched while it was read is zeros.
+        const first = firstKeptByte((await file.stat()).size, this.#keptBytes);
         if (first > at) {
           at = first;
           continue;

@@ -267,8 +267,11 @@ export async function takeMachine(
     });
     if (saved.pauseUs !== null) context.config.observer?.guestPaused?.(saved.pauseUs / 1e6);
   } catch (error) {
-    await save.abort(context);
-    await forgetAttempt(context, plan);
+    try {
+      await save.abort(context);
+    } finally {
+      await forgetAttempt(context, plan);
+    }
     throw error;
   }
 }

@@ -25,7 +25,12 @@ type Method = 'background' | 'stopped';
 const bandwidth = 64 * 1024 ** 3;
 const lookAgainMs = 5;
 const gateNode = 'gate';
-const obeyWithinMs = 10_000;
+const answerWithinMs = 10_000;
+const lookForMonitorMs = 50;
+
+/** For people. */
+const hung = 'QEMU left the guest hanging, and was ended.';
+const ranOn = 'The guest ran on before its memory could be saved.';
 
 export function memoryDirectory(context: Pick<Context, 'config'>): string {
   return join(context.config.dataDirectory, 'memory');
@@ -89,7 +94,6 @@ export class MemorySave implements Stillness {
   readonly #step: (name: string) => void;
   readonly #running: MachineProcess;
   readonly #id: number;
-  readonly #path: string;
   readonly #openWriter: () => Promise<MemoryWriter>;
   #writer: MemoryWriter;
   readonly #wasRunning: boolean;
@@ -100,13 +104,13 @@ export class MemorySave implements Stillness {
   /** µs since 1970. */
   #stoppedAtUs = 0;
   #pauseUs: number | null = null;
-  #failed = false;
+  /** The stream of a background save broke: the guest's processors may wait for a page for good. */
+  #mayHang = false;
 
   private constructor(parts: {
     step: (name: string) => void;
     running: MachineProcess;
     id: number;
-    path: string;
     openWriter: () => Promise<MemoryWriter>;
     writer: MemoryWriter;
     method: Method;
@@ -116,7 +120,6 @@ export class MemorySave implements Stillness {
     this.#step = parts.step;
     this.#running = parts.running;
     this.#id = parts.id;
-    this.#path = parts.path;
     this.#openWriter = parts.openWriter;
     this.#writer = parts.writer;
     this.#method = parts.method;
@@ -163,7 +166,6 @@ export class MemorySave implements Stillness {
       step: (name) => context.config.onStep?.(name),
       running,
       id,
-      path,
       openWriter,
       writer: await openWriter(),
       method,
@@ -215,15 +217,23 @@ export class MemorySave implements Stillness {
       this.#writer.openGate();
       const resumedAtUs = await migration.resumed();
       if (resumedAtUs !== undefined) this.#pauseUs = resumedAtUs - this.#stoppedAtUs;
-      if (resumedAtUs === undefined && taken) await this.#standStill();
+      this.#mayHang = resumedAtUs === undefined;
+      if (resumedAtUs === undefined && taken) {
+        await this.#standStill();
+        // The stream broke after the guest was let go: its memory is past the instant.
+        if (this.#running.power === 'running') throw new CalotypeError('machine_failed', ranOn);
+      }
     }
     if (this.#method === 'stopped' && taken) await this.#migrateStopped();
     if (!taken) await this.#goOn();
     this.#step('machine.released');
   }
 
-  /** From here on, the guest is to stand still until all is written. */
+  /** From here on, the guest is to stand still until all is written. @throws machine_failed */
   async #standStill(): Promise<void> {
+    if (!(await this.#running.answers([{ execute: 'query-status' }], answerWithinMs))) {
+      throw new CalotypeError('machine_failed', `The memory could not be saved. ${hung}`);
+    }
     this.#method = 'stopped';
     await this.#startOver();
     await takesBackground(this.#running, false);
@@ -257,21 +267,51 @@ export class MemorySave implements Stillness {
     if (signal.aborted) cancel();
     signal.addEventListener('abort', cancel, { once: true });
     try {
-      const how = await migration.ended;
+      const how = await Promise.race([migration.ended, this.#lost(migration)]);
+      this.#mayHang = how === 'failed' && this.#method === 'background';
       if (signal.aborted) throw new CalotypeError('cancelled');
-      if (how === 'failed') {
-        this.#failed = true;
-        throw new CalotypeError('machine_failed', `QEMU could not save the memory: ${await whyFailed(this.#running)}`);
-      }
+      if (how === 'failed') throw await this.#failure();
       if (!this.#stayStill) await this.#goOn();
       await removeGate(this.#running);
       const stored = await this.#writer.finished();
       this.#step('memory.saved');
+      // Giving up takes the file away, also a whole one.
+      if (signal.aborted) throw new CalotypeError('cancelled');
       return { id: this.#id, method: this.#method, pauseUs: this.#pauseUs, ...stored };
     } finally {
       signal.removeEventListener('abort', cancel);
       migration.stop();
     }
+  }
+
+  /** Resolves when QEMU does not say how it ended, though nothing reads its stream any more. */
+  async #lost(migration: Migration): Promise<'completed' | 'failed'> {
+    try {
+      await this.#writer.finished();
+      return await migration.ended;
+    } catch {
+      return delay(answerWithinMs, 'failed', { ref: false });
+    }
+  }
+
+  /** Why nothing came of it. A guest that hangs is ended. */
+  async #failure(): Promise<CalotypeError> {
+    if (this.#running.ended) return new CalotypeError('machine_failed', 'QEMU ended while it saved the memory.');
+    const why = await whyFailed(this.#running);
+    const wasEnded = await this.#endIfHanging();
+    await this.#writer.abort();
+    // QEMU says only that its stream broke, when it was what reads it that did.
+    const cause: unknown = await this.#writer.finished().catch((error: unknown) => error);
+    const known = cause instanceof CalotypeError && cause.code !== 'cancelled' ? cause : undefined;
+    const message = known?.message ?? `QEMU could not save the memory: ${why}`;
+    return new CalotypeError(known?.code ?? 'machine_failed', wasEnded ? `${message} ${hung}` : message);
+  }
+
+  /** @returns whether the guest hung, and its process is gone */
+  async #endIfHanging(): Promise<boolean> {
+    if (!this.#mayHang || this.#running.ended) return false;
+    this.#mayHang = false;
+    return !(await this.#running.answers([{ execute: 'stop' }, { execute: 'cont' }], answerWithinMs));
   }
 
   /** Lets the guest run that ran before. */
@@ -285,19 +325,33 @@ export class MemorySave implements Stillness {
     if (this.#wasRunning) this.#pauseUs ??= nowUs() - this.#stoppedAtUs;
   }
 
-  /** Gives up: the guest runs as before, and nothing stays of the file. */
+  /** Gives up: the guest runs as before, unless it hangs, and nothing stays of the file. */
   async abort(context: Context): Promise<void> {
+    await this.#endIfHanging();
     if (!this.#running.ended && this.#method === 'stopped') {
       await this.#running.qmp.execute('migrate_cancel').catch(() => undefined);
     }
     await this.#writer.abort();
     this.#migration?.stop();
-    // A background save whose stream broke may leave a guest whose processors wait for a page for good.
-    if (this.#failed && this.#method === 'background' && !this.#running.ended) await this.#running.obeys(obeyWithinMs);
-    if (!this.#stayStill) await this.#goOn();
-    if (!this.#running.ended) await removeGate(this.#running);
-    await rm(this.#path, { force: true });
-    await context.catalog.write((tx) => tx.deleteFrom('memory_files').where('id', '=', this.#id).execute());
+    try {
+      await this.#letGo();
+    } finally {
+      await removeMemoryFiles(context, [{ id: this.#id }]);
+    }
+  }
+
+  /** Over a connection that is made again, if need be. @throws engine_unavailable, engine_failed */
+  async #letGo(): Promise<void> {
+    for (const deadline = Date.now() + answerWithinMs; !this.#running.ended; ) {
+      try {
+        if (!this.#stayStill) await this.#goOn();
+        return await removeGate(this.#running);
+      } catch (error) {
+        const isLost = error instanceof CalotypeError && error.code === 'engine_unavailable';
+        if (!isLost || Date.now() > deadline) throw error;
+        await this.#running.whenEnded(lookForMonitorMs);
+      }
+    }
   }
 }
 
@@ -354,9 +408,10 @@ async function takesBackground(running: MachineProcess, wanted: boolean): Promis
   }
 }
 
+/** A QEMU that hangs says nothing. */
 async function whyFailed(running: MachineProcess): Promise<string> {
-  if (running.ended) return 'its process ended.';
-  const info = await running.qmp.execute<{ 'error-desc'?: string }>('query-migrate').catch(() => undefined);
+  const asked = running.qmp.execute<{ 'error-desc'?: string }>('query-migrate').catch(() => undefined);
+  const info = await Promise.race([asked, delay(answerWithinMs, undefined, { ref: false })]);
   return info?.['error-desc'] ?? 'no reason given.';
 }
 

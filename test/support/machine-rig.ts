@@ -77,8 +77,11 @@ export class MachineRig implements AsyncDisposable {
     await this.service.close(0);
     await this.engine.close();
     await this.catalog.close();
-    await between();
-    Object.assign(this, await open(this.directory, this.options, (name) => this.onStep(name)));
+    try {
+      await between();
+    } finally {
+      Object.assign(this, await open(this.directory, this.options, (name) => this.onStep(name)));
+    }
   }
 
   /** Runs `act` when the step is passed next. */
