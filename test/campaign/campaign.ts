@@ -56,7 +56,13 @@ const unlinkedWithinMs = 20_000;
 const chances = { step: 0.65, late: 0.25, atStart: 0.2 };
 /** Of deaths in a campaign with machines, so many come at a step of theirs. */
 const machineShare = 0.75;
-const neverPassed: readonly string[] = ['import.planned', 'import.copied'];
+const neverPassed: readonly string[] = [
+  'import.planned',
+  'import.copied',
+  'points.copied',
+  'drives.adopted',
+  'drives.released',
+];
 
 type Manner = 'at a step' | 'at random' | 'none lived';
 
@@ -65,7 +71,7 @@ interface Death {
   readonly step: string | null;
 }
 
-/** Every step that the engine names, read from its sources, but for those of imports, which a campaign does not make. */
+/** Every step that the engine names, read from its sources, but for those of imports, images and adoption, which a campaign does not make. */
 export const stepsOfEngine = (): string[] => stepsIn('../../src/engine/qcow2/', /\.step\(\s*'([^']+)'/g);
 
 /** Every step of what is done with machines. */
