@@ -26,7 +26,8 @@ describe.skipIf(!hasGuest)('a drive that the guest lets go of late', () => {
   test(
     'is detached in the end, with a server there or not, and stays attached until then',
     async () => {
-      await using rig = await MachineRig.start();
+      // The guest stands still meanwhile: no wait is long enough for it.
+      await using rig = await MachineRig.start({ unplugTimeoutMs: 1000 });
       const [a, b] = [await rig.createDrive('a'), await rig.createDrive('b')];
       const id = await rig.createMachine('late', ['count'], [a, b]);
       const directory = await rig.directoryOf(id);
