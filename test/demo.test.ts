@@ -7,6 +7,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { promisify } from 'node:util';
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { guestFilesOrNull } from '../src/guest/testing/guest-machine.ts';
+import { serialOf } from './campaign/machine-eyes.ts';
 import { type LocalServer, startLocalServer } from './support/local-server.ts';
 
 const root = join(import.meta.dirname, '..');
@@ -44,16 +45,19 @@ async function ok(command: string): Promise<string> {
 const json = async <T>(command: string): Promise<T> => JSON.parse(await ok(`${command} --json`));
 const numbersIn = (text: string): number[] =>
   [...text.matchAll(/^counter (\d+): in memory, on vda/gm)].map(([, number]) => Number(number));
-const logOf = (machine: string): Promise<string> => ok(`calotype machine log ${machine} --all`);
 
-/** Waits until the guest has said one more number, and what else is asked for. @returns its whole log */
+/**
+ * Waits until the guest has said one more number, and what else is asked for: in the file itself, as a command each time
+ * would take the processor from the guest. @returns its whole log
+ */
 async function countsOn(machine: string, pattern = /^/): Promise<string> {
-  const before = numbersIn(await logOf(machine)).length;
+  const { number } = await json<{ number: number }>(`calotype machine show ${machine}`);
+  const said = (): string => serialOf(join(directory, 'data'), number);
+  const before = numbersIn(said()).length;
   for (const until = Date.now() + countMs; Date.now() < until; await delay(100)) {
-    const log = await logOf(machine);
-    if (numbersIn(log).length > before && pattern.test(log)) return log;
+    if (numbersIn(said()).length > before && pattern.test(said())) return ok(`calotype machine log ${machine} --all`);
   }
-  throw new Error(`${machine} does not count: ${(await logOf(machine)).slice(-500)}`);
+  throw new Error(`${machine} does not count: ${said().slice(-500)}`);
 }
 
 beforeEach(async () => {

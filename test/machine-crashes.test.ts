@@ -59,7 +59,7 @@ class Subject implements AsyncDisposable {
       '/machines',
       {
         name,
-        memoryBytes: 256 * MiB,
+        memoryBytes: 128 * MiB,
         drives: [{ driveId: drive.task.objectId }],
         boot: { from: 'kernel', kernel: 'guest-vmlinuz', initrd: 'guest-initrd.img', append },
       },
@@ -189,7 +189,7 @@ const whileReverted = [
 const random = (steps: readonly string[]): string => steps[Math.floor(Math.random() * steps.length)] ?? '';
 
 /** All of them takes minutes: a few at random, unless there is time. */
-function some<T>(all: readonly T[], count = 3): readonly T[] {
+function some<T>(all: readonly T[], count = 2): readonly T[] {
   if (isLong) return all;
   const left = [...all];
   return Array.from({ length: Math.min(count, all.length) }, () =>
@@ -207,7 +207,7 @@ describe.skipIf(!hasGuest)('a running machine', () => {
   test('does not notice that the server is killed and started again, over and over', async () => {
     const { runtime, number } = await subject.machine(subject.machineId);
     let last = 0;
-    for (let round = 0; round < (isLong ? 20 : 4); round++) {
+    for (let round = 0; round < (isLong ? 20 : 3); round++) {
       await subject.server.kill();
       // It counts while there is no server, too.
       const [, alone] = await subject.says(number, /^disk (\d+)$/m, serialOf(subject.server.data, number).length);

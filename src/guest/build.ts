@@ -37,7 +37,7 @@ export interface GuestFiles {
  * port about 5 times a second.
  *
  *     count    N is in memory only, one up about every 10 ms
- *     disk     N is also on /dev/vda (512 bytes at 0, flushed) before the next one. `report` is answered with
+ *     disk     as count, and N is also on /dev/vda (512 bytes at 0, flushed) before the next one. `report` is answered with
  *              `disk-report RAM=<N>`: the disk then has N or N - 1. In memory it is `calotype-counter:<20 digits>;`
  *     pair     N goes to /dev/vda, then to /dev/vdb (512 bytes at 1 MiB, flushed), then comes the next one
  *     ext4     N small files were written, flushed and renamed, at /mnt, on an ext4 file system that the host made
@@ -60,6 +60,8 @@ export interface GuestOptions {
   readonly ext4Device?: string;
   /** How much memory mode dirty writes to; 64 MiB unless told. */
   readonly dirtyMib?: number;
+  /** Mode disk goes as fast as it can, and takes a processor for that. */
+  readonly busy?: boolean;
 }
 
 const kernelPackage = 'linux-image-cloud-amd64';
@@ -93,6 +95,7 @@ export function guestKernelArguments(modes: readonly GuestMode[], options: Guest
   words.push(`calotype.mode=${modes.join(',')}`);
   if (options.ext4Device !== undefined) words.push(`calotype.ext4=${options.ext4Device}`);
   if (options.dirtyMib !== undefined) words.push(`calotype.dirty_mib=${options.dirtyMib}`);
+  if (options.busy) words.push('calotype.busy=1');
   return words.join(' ');
 }
 

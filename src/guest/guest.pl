@@ -111,6 +111,7 @@ sub disk {
       wait_seconds(0.1);
     }
     say_now_and_then("disk $n");
+    wait_seconds(0.01) unless $option{busy};
   }
 }
 

@@ -53,6 +53,8 @@ export interface ServiceConfig {
   readonly keepEventsDays?: number;
   /** Of what a guest writes to its serial port, so much of the end at least; default 8 MiB. */
   readonly keptSerialBytes?: number;
+  /** How long a guest may take to let go of a drive, in milliseconds; 15,000 unless set. */
+  readonly unplugTimeoutMs?: number;
   readonly gateway?: Gateway;
   readonly observer?: Observer;
   /** Called at every step of a change of a machine or image that a crash may come between, by name; a test dies here. */

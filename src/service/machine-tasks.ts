@@ -20,8 +20,7 @@ import type { ActiveTask, Outcome } from './active-task.ts';
 import { type Context, runningMachine } from './context.ts';
 import { bringDown, bringUp, endServing, serveDrive } from './machine-power.ts';
 
-/** How long a guest may take to let go of a drive. */
-const unplugTimeoutMs = 15_000;
+const defaultUnplugTimeoutMs = 15_000;
 
 export type StopMode = 'graceful' | 'guest' | 'power';
 
@@ -98,6 +97,7 @@ export async function abandonMachine(tx: Tx, task: ActiveTask, error: StoredErro
 
 export function registerMachineTasks(context: Context): void {
   const { catalog, machines, runner } = context;
+  const { unplugTimeoutMs = defaultUnplugTimeoutMs } = context.config;
   const plain = { cancellable: false, pausable: false } as const;
   const step = (name: string): void => context.config.onStep?.(name);
 

@@ -33,7 +33,7 @@ const silent = { info: () => undefined, warn: () => undefined, error: () => unde
 
 export const driveBytes = 32 * MiB;
 
-export type RigOptions = Pick<ServiceConfig, 'keptSerialBytes'>;
+export type RigOptions = Pick<ServiceConfig, 'keptSerialBytes' | 'unplugTimeoutMs'>;
 
 export class MachineRig implements AsyncDisposable {
   readonly directory: string;
@@ -139,7 +139,7 @@ export class MachineRig implements AsyncDisposable {
     drives: readonly DriveId[],
     options: GuestOptions & { memoryMiB?: number } = {},
   ): Promise<MachineId> {
-    const { memoryMiB = 256, ...more } = options;
+    const { memoryMiB = 128, ...more } = options;
     const made = await this.service.machines.create(this.caller, {
       name,
       memoryBytes: memoryMiB * MiB,
