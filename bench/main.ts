@@ -2,7 +2,10 @@
 import { cpus, totalmem } from 'node:os';
 import { deleteAndRevert } from './delete-revert.ts';
 import { liveSnapshot } from './live-snapshot.ts';
+import { machineSnapshot } from './machine-snapshot.ts';
 import { manyDrives } from './many-drives.ts';
+import { memoryPause } from './memory-pause.ts';
+import { memoryRevert } from './memory-revert.ts';
 import { million } from './million.ts';
 import { readDepth } from './read-depth.ts';
 import type { Row } from './support.ts';
@@ -13,6 +16,9 @@ const benchmarks: Readonly<Record<string, () => Promise<Row[]>>> = {
   million,
   'read-depth': readDepth,
   'delete-revert': deleteAndRevert,
+  'machine-snapshot': machineSnapshot,
+  'memory-pause': memoryPause,
+  'memory-revert': memoryRevert,
 };
 
 const asked = process.argv.slice(2);

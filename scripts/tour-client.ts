@@ -114,12 +114,20 @@ export interface Drive {
   readonly sizeBytes: number;
   readonly state: string;
 }
+export interface Machine {
+  readonly id: string;
+  readonly name: string;
+  readonly drives: readonly { readonly slot: number; readonly driveId: string }[];
+  readonly runtime: { readonly qemuVersion: string; readonly accelerator: string } | null;
+}
 export interface Snapshot {
   readonly id: string;
   readonly name: string;
   readonly state: string;
   readonly origin: string;
+  readonly consistency: string;
   readonly sizeBytes: number | null;
+  readonly machine: { readonly reason: string; readonly pauseMilliseconds: number | null } | null;
   readonly parts: readonly { readonly id: string; readonly driveId: string; readonly current: boolean }[];
 }
 export interface Task {
@@ -130,6 +138,7 @@ export interface Task {
 export interface Change {
   readonly task: Task;
   readonly drive: Drive;
+  readonly machine: Machine;
   readonly snapshot: Snapshot;
 }
 export interface Export {
@@ -149,6 +158,11 @@ export class Client {
   }
 
   async #send<T>(method: string, path: string, body: unknown, headers: Record<string, string>): Promise<T> {
+    const text = await this.#answer(method, path, body, headers);
+    return JSON.parse(text === '' ? 'null' : text);
+  }
+
+  async #answer(method: string, path: string, body: unknown, headers: Record<string, string>): Promise<string> {
     const response = await fetch(`${this.place.url}${path}`, {
       method,
       headers: {
@@ -160,7 +174,12 @@ export class Client {
     });
     const text = await response.text();
     if (!response.ok) throw new Mismatch(`${method} ${path} was answered ${response.status}: ${text}`);
-    return JSON.parse(text === '' ? 'null' : text);
+    return text;
+  }
+
+  /** An answer that is no JSON. */
+  text(path: string): Promise<string> {
+    return this.#answer('GET', path, undefined, {});
   }
 
   get<T>(path: string): Promise<T> {

@@ -19,6 +19,7 @@ import {
   type Snapshot,
   type Task,
 } from './tour-client.ts';
+import { tourMachines } from './tour-machines.ts';
 import {
   areIdentical,
   blockBytes,
@@ -166,6 +167,7 @@ class Tour {
     if (this.#own !== null) await this.#survive(this.#own, drive, writer, served);
     await this.#deleteSnapshots(drive, clone, taken);
     await io.close();
+    await tourMachines({ client: this.#client, scratch: this.#scratch, suffix, tidy: this.#tidy });
     await this.#deleteRest(drive, served, clone);
   }
 
@@ -472,10 +474,10 @@ class Tour {
     );
   }
 
-  // ---- 11
+  // ---- 12
 
   async #deleteRest(drive: Drive, served: Export, clone: { drive: Drive; io: QemuIo; served: Export }): Promise<void> {
-    chapter('11  Nothing left');
+    chapter('12  Nothing left');
     const onDisk = async (): Promise<number> =>
       (await this.#client.get<{ onDiskBytes: number }>(`/drives/${drive.id}/usage`)).onDiskBytes;
     const before = await onDisk();

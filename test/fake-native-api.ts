@@ -2,7 +2,7 @@
 import { once } from 'node:events';
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
 import { PassThrough, Readable, Writable } from 'node:stream';
-import type { Drive, DriveSnapshot, Snapshot, Task } from '../src/cli/api-types.ts';
+import type { Drive, DriveSnapshot, Image, Machine, MachineSnapshot, Snapshot, Task } from '../src/cli/api-types.ts';
 import { run } from '../src/cli/main.ts';
 
 export interface Recorded {
@@ -165,11 +165,63 @@ export function aDrive(more: Partial<Drive> = {}): Drive {
     error: null,
     basedOn: null,
     sourceId: null,
+    imageId: null,
     snapshotCount: 0,
     exported: false,
+    attachedTo: null,
     createdAt: '2031-04-09T16:20:05.004210Z',
     updatedAt: '2031-04-09T16:20:05.004210Z',
     version: 1,
+    ...more,
+  };
+}
+
+const hardware = { machineType: 'pc-q35-7.2', cpus: 1, memoryBytes: 256 * 2 ** 20, macAddress: '52:54:00:12:34:56' };
+
+export function aMachine(more: Partial<Machine> = {}): Machine {
+  return {
+    id: nextId(),
+    number: count,
+    projectId: nextId(),
+    name: 'web',
+    description: '',
+    kind: 'vm',
+    managed: true,
+    state: 'available',
+    power: 'off',
+    hardware,
+    boot: { from: 'drive' },
+    drives: [],
+    meta: {},
+    tags: [],
+    error: null,
+    basedOn: null,
+    sourceId: null,
+    imageId: null,
+    snapshotCount: 0,
+    runtime: null,
+    createdAt: '2031-04-09T16:20:05.004210Z',
+    updatedAt: '2031-04-09T16:20:05.004210Z',
+    version: 1,
+    ...more,
+  };
+}
+
+/** The part of a snapshot that says what the machine was like. */
+export function ofMachine(machine: Machine, more: Partial<MachineSnapshot> = {}): MachineSnapshot {
+  return {
+    machineId: machine.id,
+    machineName: machine.name,
+    parentId: null,
+    current: false,
+    power: 'running',
+    hardware,
+    slots: machine.drives,
+    excluded: [],
+    reason: 'No quiescing was asked for.',
+    frozenMilliseconds: null,
+    pauseMilliseconds: null,
+    memory: null,
     ...more,
   };
 }
@@ -204,7 +256,39 @@ export function aSnapshot(parts: readonly DriveSnapshot[], more: Partial<Snapsho
     consistency: 'crash',
     complete: true,
     parts,
+    machine: null,
     sizeBytes: 2 ** 20,
+    createdBy: null,
+    createdAt: '2031-04-09T16:20:05.004210Z',
+    updatedAt: '2031-04-09T16:20:05.004210Z',
+    version: 1,
+    ...more,
+  };
+}
+
+export function anImage(more: Partial<Image> = {}): Image {
+  return {
+    id: nextId(),
+    number: count,
+    projectId: nextId(),
+    name: 'debian-12',
+    description: '',
+    kind: 'machine',
+    state: 'available',
+    meta: {},
+    tags: [],
+    error: null,
+    sizeBytes: 10 * 2 ** 30,
+    consistency: 'filesystem',
+    drives: [{ slot: 0, name: 'root', sizeBytes: 10 * 2 ** 30 }],
+    machine: {
+      name: 'web',
+      kind: 'vm',
+      hardware: { machineType: 'pc-q35-7.2', cpus: 1, memoryBytes: 256 * 2 ** 20 },
+      boot: { from: 'drive' },
+    },
+    sourceId: nextId(),
+    cloneCount: 0,
     createdBy: null,
     createdAt: '2031-04-09T16:20:05.004210Z',
     updatedAt: '2031-04-09T16:20:05.004210Z',
@@ -223,6 +307,7 @@ export function aTask(more: Partial<Task> = {}): Task {
     objectKind: 'drive',
     objectId: nextId(),
     driveIds: [],
+    machineId: null,
     progress: { done: 0, total: 0, unit: 'bytes', ratePerSecond: null, estimateSeconds: null },
     result: null,
     error: null,

@@ -114,8 +114,10 @@ describe('docs/operations.md', () => {
   });
 
   it('explains every finding of the doctor, and no other', () => {
-    const lines = read('src/engine/qcow2/doctor.ts').match(/\bcode: .*/g) ?? [];
-    const known = lines.flatMap((line) => [...line.matchAll(/'(\w+)'/g)].map(([, code]) => code ?? ''));
+    const sources = read('src/engine/qcow2/doctor.ts') + read('src/service/memory-doctor.ts');
+    const lines = sources.match(/\bcode: .*/g) ?? [];
+    const codes = lines.flatMap((line) => [...line.matchAll(/\bcode: (.*?)[,}]/g)].map(([, code]) => code ?? ''));
+    const known = [...new Set(codes.flatMap((code) => [...code.matchAll(/'(\w+)'/g)].map(([, name]) => name ?? '')))];
     const section = page.split(/^## /m).find((part) => part.startsWith('What the doctor finds\n')) ?? '';
     const explained = rowsOf(section)
       .slice(2)

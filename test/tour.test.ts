@@ -45,7 +45,7 @@ function leftRunning(): string[] {
 }
 
 describe('the tour', () => {
-  it('checks every fact and leaves nothing behind', { timeout: 180_000 }, async () => {
+  it('checks every fact and leaves nothing behind', { timeout: 600_000 }, async () => {
     const { code, output } = await runTour();
     expect(output).toMatch(/\n\d+ facts checked in [\d.]+ s\./);
     expect(output).not.toContain('✗');

@@ -1,5 +1,6 @@
 /** Lists of drives: thousands, not millions, so that the index of the project and the sort field is all they need. */
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
+import type { ImageId } from '../core/ids.ts';
 import type { DriveState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import {
@@ -19,6 +20,7 @@ export interface DriveQuery extends NameQuery {
   readonly visible: Condition;
   readonly states?: readonly DriveState[] | undefined;
   readonly tag?: string | undefined;
+  readonly imageId?: ImageId | undefined;
 }
 
 const source = sql`drives as d`;
@@ -41,6 +43,7 @@ function conditionsOf(query: DriveQuery): Condition[] {
   if (query.tag !== undefined) {
     conditions.push(sql<SqlBool>`d.id in (select t.object_id from tags t where t.tag = ${query.tag})`);
   }
+  if (query.imageId !== undefined) conditions.push(sql<SqlBool>`d.image_id = ${query.imageId}`);
   return conditions;
 }
 

@@ -1,6 +1,6 @@
 /** Rows of drives: reading them with what a list shows, and each change of them. */
 import { type ExpressionBuilder, sql } from 'kysely';
-import type { DriveId, DriveSnapshotId, ProjectId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ImageId, MachineId, ProjectId } from '../core/ids.ts';
 import type { DriveState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import { inList } from './page.ts';
@@ -12,6 +12,8 @@ import { addTags, deleteTags, tagsOf } from './tags.ts';
 export interface DriveRecord extends DriveRow {
   snapshot_count: number;
   export_count: number;
+  machine_id: MachineId | null;
+  machine_slot: number | null;
   tags: readonly string[];
 }
 
@@ -26,7 +28,18 @@ function counts(eb: ExpressionBuilder<Schema, 'drives'>) {
       .selectFrom('exports')
       .select((e) => e.fn.countAll<number>().as('count'))
       .whereRef('exports.drive_id', '=', 'drives.id')
+      .where('exports.machine_id', 'is', null)
       .as('export_count'),
+    eb
+      .selectFrom('machine_drives')
+      .select('machine_drives.machine_id')
+      .whereRef('machine_drives.drive_id', '=', 'drives.id')
+      .as('machine_id'),
+    eb
+      .selectFrom('machine_drives')
+      .select('machine_drives.slot')
+      .whereRef('machine_drives.drive_id', '=', 'drives.id')
+      .as('machine_slot'),
   ];
 }
 
@@ -106,6 +119,7 @@ const insert = prepare<{
   sizeBytes: number;
   meta: string;
   sourceId: DriveSnapshotId | null;
+  imageId: ImageId | null;
   at: number;
 }>()((db, p) =>
   db
@@ -121,6 +135,7 @@ const insert = prepare<{
       error_json: null,
       based_on: null,
       source_id: p('sourceId'),
+      image_id: p('imageId'),
       sizes_stale: 0,
       created_at: p('at'),
       updated_at: p('at'),
@@ -138,14 +153,15 @@ export interface NewDriveRow {
   sizeBytes: number;
   meta: string;
   sourceId: DriveSnapshotId | null;
+  imageId?: ImageId | null;
   tags: readonly string[];
   at: number;
 }
 
 /** Writes a drive that is being made. Returns it as it now is. */
 export async function insertDrive(tx: Db, drive: NewDriveRow): Promise<DriveRecord> {
-  const { tags, ...values } = drive;
-  const [row] = await insert(tx, values);
+  const { tags, imageId = null, ...values } = drive;
+  const [row] = await insert(tx, { ...values, imageId });
   if (row === undefined) throw new Error('the catalog did not number the drive');
   await addTags(tx, drive.id, tags);
   return {
@@ -160,6 +176,7 @@ export async function insertDrive(tx: Db, drive: NewDriveRow): Promise<DriveReco
     error_json: null,
     based_on: null,
     source_id: drive.sourceId,
+    image_id: imageId,
     sizes_stale: 0,
     created_at: drive.at,
     updated_at: drive.at,
@@ -167,6 +184,8 @@ export async function insertDrive(tx: Db, drive: NewDriveRow): Promise<DriveReco
     version: 1,
     snapshot_count: 0,
     export_count: 0,
+    machine_id: null,
+    machine_slot: null,
     tags,
   };
 }
@@ -212,6 +231,11 @@ export async function setBasedOn(tx: Db, id: DriveId, basedOn: DriveSnapshotId |
 /** Marks stored sizes of the snapshots of a drive as out of date. */
 export async function markSizesStale(tx: Db, id: DriveId): Promise<void> {
   await tx.updateTable('drives').set({ sizes_stale: sql`sizes_stale + 1` }).where('id', '=', id).execute();
+}
+
+/** The drive shares no data with its image any more. */
+export async function leaveImage(tx: Db, id: DriveId): Promise<void> {
+  await tx.updateTable('drives').set({ image_id: null }).where('id', '=', id).execute();
 }
 
 /** Removes a drive, or, while snapshots of it stay, hides it. */

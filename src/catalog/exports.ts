@@ -1,5 +1,5 @@
 /** Rows of exports. The engine re-creates from them what a dead process no longer serves. */
-import type { DriveId, DriveSnapshotId, ExportId, ProjectId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ExportId, MachineId, ProjectId } from '../core/ids.ts';
 import type { Db } from './catalog.ts';
 import type { ExportRow } from './schema.ts';
 
@@ -12,6 +12,8 @@ export interface NewExportRow {
   transport: 'unix' | 'tcp';
   name: string;
   detail: object;
+  /** Set for what a machine uses. */
+  machineId?: MachineId;
   at: number;
 }
 
@@ -28,6 +30,7 @@ export async function insertExport(tx: Db, row: NewExportRow): Promise<void> {
       transport: row.transport,
       name: row.name,
       detail_json: JSON.stringify(row.detail),
+      machine_id: row.machineId ?? null,
       created_at: row.at,
     })
     .onConflict((conflict) => conflict.column('id').doNothing())
@@ -63,6 +66,11 @@ export async function exportsOfDrive(db: Db, driveId: DriveId): Promise<ExportRo
     .where((eb) => eb.or([eb('drive_id', '=', driveId), eb('drive_snapshot_id', 'in', points)]))
     .orderBy('number')
     .execute();
+}
+
+/** What a machine's process uses. */
+export async function exportsOfMachine(db: Db, machineId: MachineId): Promise<ExportRow[]> {
+  return db.selectFrom('exports').selectAll().where('machine_id', '=', machineId).orderBy('number').execute();
 }
 
 /** Exports of the drive's present state. */

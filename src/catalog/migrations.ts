@@ -122,4 +122,73 @@ create index qcow2_points_by_drive on qcow2_points (drive_id);
 create table qcow2_intents (
   id {{serial}}, kind text not null, plan_json text not null, created_at {{bigint}} not null);
 `,
+  `
+create table machines (
+  number {{serial}}, id text not null unique, project_id text not null references projects(id), name text not null,
+  description text not null, kind text not null, managed integer not null, state text not null, power text not null,
+  hardware_json text not null, boot_json text not null, meta_json text not null, error_json text, based_on text,
+  source_id text, started_at {{bigint}}, created_at {{bigint}} not null, updated_at {{bigint}} not null,
+  version integer not null);
+create index machines_by_name on machines (project_id, name, number);
+create index machines_by_state on machines (project_id, state, number);
+create index machines_by_power on machines (project_id, power, number);
+
+create table machine_drives (
+  machine_id text not null references machines(id), slot integer not null, drive_id text not null unique,
+  primary key (machine_id, slot)){{clustered}};
+
+create table machine_snapshots (
+  snapshot_id text primary key references snapshots(id), machine_id text not null, machine_name text not null,
+  parent_id text, power text not null, kind text not null, boot_json text not null, hardware_json text not null,
+  slots_json text not null,
+  excluded_json text not null, reason text not null, frozen_us {{bigint}}, pause_us {{bigint}});
+create index machine_snapshots_by_machine on machine_snapshots (machine_id, snapshot_id);
+create index machine_snapshots_by_parent on machine_snapshots (parent_id);
+
+create table memory_files (
+  id {{serial}}, snapshot_id text not null, state text not null, method text not null, accelerator text not null,
+  qemu_version text not null, stream_bytes {{bigint}}, stored_bytes {{bigint}}, checksum {{bigint}},
+  created_at {{bigint}} not null);
+create index memory_files_by_snapshot on memory_files (snapshot_id);
+
+alter table snapshots add column machine_id text;
+create index snapshots_by_machine on snapshots (machine_id, number) where machine_id is not null;
+alter table exports add column machine_id text;
+alter table tasks add column machine_id text;
+create index tasks_by_machine on tasks (machine_id, number) where machine_id is not null;
+`,
+  // Images
+  `
+create table images (
+  number {{serial}}, id text not null unique, project_id text not null references projects(id), name text not null,
+  description text not null, kind text not null, state text not null, size_bytes {{bigint}} not null,
+  consistency text not null, machine_json text, source_id text not null, meta_json text not null, error_json text,
+  created_by text, created_at {{bigint}} not null, updated_at {{bigint}} not null, version integer not null);
+create index images_by_time on images (project_id, created_at, number);
+create index images_by_name on images (project_id, name, number);
+create index images_by_state on images (project_id, state, number);
+
+create table image_parts (
+  image_id text not null references images(id), slot integer not null, drive_snapshot_id text not null unique,
+  drive_id text not null, drive_name text not null, size_bytes {{bigint}} not null,
+  primary key (image_id, slot)){{clustered}};
+
+alter table drives add column image_id text;
+create index drives_by_image on drives (image_id, number) where image_id is not null;
+alter table machines add column image_id text;
+`,
+  // Adopted machines
+  `
+alter table machines add column qmp_path text;
+alter table machines add column agent_path text;
+
+alter table qcow2_files add column path text;
+alter table qcow2_files add column origin text not null default 'own';
+alter table qcow2_files add column format text not null default 'qcow2';
+create unique index qcow2_files_by_path on qcow2_files (path) where path is not null;
+alter table qcow2_drives add column process_id text;
+alter table qcow2_drives add column device text;
+alter table qcow2_drives add column place text;
+create index qcow2_drives_by_process on qcow2_drives (process_id) where process_id is not null;
+`,
 ];

@@ -5,13 +5,16 @@ import type {
   DriveSnapshotId,
   ExportId,
   GrantId,
+  ImageId,
+  MachineId,
   ProjectId,
   SnapshotId,
   TaskId,
   TokenId,
   UserId,
 } from '../core/ids.ts';
-import type { DriveState, SnapshotState, TaskState } from '../core/states.ts';
+import type { ImageKind, MachineKind } from '../core/model.ts';
+import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
 
 export interface ProjectsTable {
   number: Generated<number>;
@@ -44,7 +47,7 @@ export interface MembershipsTable {
   role: Role;
 }
 
-export type GrantedKind = 'drive' | 'snapshot';
+export type GrantedKind = 'machine' | 'drive' | 'snapshot' | 'image';
 export type Access = 'ro' | 'rw';
 
 export interface GrantsTable {
@@ -86,12 +89,86 @@ export interface DrivesTable {
   based_on: DriveSnapshotId | null;
   /** What the drive was made from, if it was cloned. */
   source_id: DriveSnapshotId | null;
+  /** The image it was made from; null once it was flattened. */
+  image_id: ImageId | null;
   /** 1 when a stored `changed_bytes` of its snapshots may be out of date. */
   sizes_stale: number;
   created_at: number;
   updated_at: number;
   deleted_at: number | null;
   version: number;
+}
+
+export interface MachinesTable {
+  number: Generated<number>;
+  id: MachineId;
+  project_id: ProjectId;
+  name: string;
+  description: string;
+  kind: MachineKind;
+  /** 1: its QEMU process is ours. */
+  managed: number;
+  state: MachineState;
+  /** What it was last seen to do, or was told to. */
+  power: MachinePower;
+  hardware_json: string;
+  boot_json: string;
+  meta_json: string;
+  error_json: string | null;
+  /** The machine snapshot that its state descends from. */
+  based_on: SnapshotId | null;
+  source_id: SnapshotId | null;
+  image_id: ImageId | null;
+  /** When the present run began, µs; null while off. */
+  started_at: number | null;
+  /** Monitor and agent sockets of an adopted machine. */
+  qmp_path: Generated<string | null>;
+  agent_path: Generated<string | null>;
+  created_at: number;
+  updated_at: number;
+  version: number;
+}
+
+export interface MachineDrivesTable {
+  machine_id: MachineId;
+  slot: number;
+  drive_id: DriveId;
+}
+
+/** What a snapshot of a machine holds beside its parts; outlives the machine. */
+export interface MachineSnapshotsTable {
+  snapshot_id: SnapshotId;
+  machine_id: MachineId;
+  machine_name: string;
+  parent_id: SnapshotId | null;
+  power: MachinePower;
+  kind: MachineKind;
+  boot_json: string;
+  hardware_json: string;
+  slots_json: string;
+  excluded_json: string;
+  reason: string;
+  frozen_us: number | null;
+  pause_us: number | null;
+}
+
+/** planned: row written before the file; kept: whole and durable; dead: to be unlinked. */
+export type MemoryFileState = 'planned' | 'kept' | 'dead';
+
+/** A file with a guest's memory, `m<id in base 36>.zst`. */
+export interface MemoryFilesTable {
+  id: Generated<number>;
+  snapshot_id: SnapshotId;
+  /** @see MemoryFileState */
+  state: MemoryFileState;
+  method: 'background' | 'stopped';
+  accelerator: string;
+  qemu_version: string;
+  stream_bytes: number | null;
+  stored_bytes: number | null;
+  /** CRC-32 of the file; the zstd frame in it has a checksum of its own. */
+  checksum: number | null;
+  created_at: number;
 }
 
 export interface SnapshotsTable {
@@ -108,6 +185,8 @@ export interface SnapshotsTable {
   consistency: 'memory' | 'filesystem' | 'crash';
   /** 0 once one of its drive snapshots was deleted on its own. */
   complete: number;
+  /** The machine it was taken of; see `machine_snapshots`. */
+  machine_id: MachineId | null;
   created_by: UserId | null;
   /** The instant it stands for. */
   created_at: number;
@@ -126,6 +205,40 @@ export interface DriveSnapshotsTable {
   /** Bytes of the drive changed since; see `drives.sizes_stale`. */
   changed_bytes: number | null;
   created_at: number;
+}
+
+export interface ImagesTable {
+  number: Generated<number>;
+  id: ImageId;
+  project_id: ProjectId;
+  name: string;
+  description: string;
+  kind: ImageKind;
+  state: ImageState;
+  /** Sum over its parts. */
+  size_bytes: number;
+  consistency: 'filesystem' | 'crash';
+  /** `ImageMachine`, for an image of a machine. */
+  machine_json: string | null;
+  source_id: SnapshotId;
+  meta_json: string;
+  error_json: string | null;
+  created_by: UserId | null;
+  created_at: number;
+  updated_at: number;
+  version: number;
+}
+
+/** One drive in an image; outlives the drive it was taken of. */
+export interface ImagePartsTable {
+  image_id: ImageId;
+  slot: number;
+  /** The engine's point, which is the image's own. */
+  drive_snapshot_id: DriveSnapshotId;
+  /** The drive it was taken of. */
+  drive_id: DriveId;
+  drive_name: string;
+  size_bytes: number;
 }
 
 export interface TagsTable {
@@ -155,6 +268,8 @@ export interface TasksTable {
   pause_requested: number;
   /** 1 while other changes of the same drives must wait. */
   holds_drives: number;
+  /** The machine that it changes. */
+  machine_id: MachineId | null;
   created_at: number;
   started_at: number | null;
   finished_at: number | null;
@@ -178,6 +293,8 @@ export interface ExportsTable {
   /** The NBD export name. */
   name: string;
   detail_json: string;
+  /** The machine that uses it; such an export is not shown to anybody. */
+  machine_id: MachineId | null;
   created_at: number;
 }
 
@@ -214,7 +331,14 @@ export interface SettingsTable {
  */
 export type Qcow2FileState = 'planned' | 'spare' | 'active' | 'frozen' | 'dead';
 
-/** A qcow2 file of the pool, `l<id in base 36>.qcow2`. */
+/**
+ * `own`: made here. `adopted`: the disk of a virtual machine that somebody else made; it is written, as by its machine, but
+ * never removed. `fixed`: what that stood on already; it is only read.
+ */
+export type Qcow2FileOrigin = 'own' | 'adopted' | 'fixed';
+export type LayerFormat = 'qcow2' | 'raw';
+
+/** A qcow2 file of the pool, `l<id in base 36>.qcow2`, or one outside of it. */
 export interface Qcow2FilesTable {
   id: Generated<number>;
   backing_id: number | null;
@@ -227,6 +351,11 @@ export interface Qcow2FilesTable {
   level: number;
   /** Allocated bytes when it froze; null while active or not yet measured. */
   data_bytes: number | null;
+  /** Where it is, absolute; null in the image directory. */
+  path: Generated<string | null>;
+  /** @see Qcow2FileOrigin */
+  origin: Generated<Qcow2FileOrigin>;
+  format: Generated<LayerFormat>;
   created_at: number;
 }
 
@@ -250,6 +379,12 @@ export interface Qcow2DrivesTable {
   spare_id: number | null;
   /** The last revert that was carried out, so that its retry is told apart from another. */
   last_operation: string | null;
+  /** The QEMU process of somebody else's that has the drive open, by its machine; null: the storage daemon serves it. */
+  process_id: Generated<MachineId | null>;
+  /** That process's name for the disk. */
+  device: Generated<string | null>;
+  /** What the paths of its new files begin with; null in the image directory. */
+  place: Generated<string | null>;
 }
 
 export interface Qcow2PointsTable {
@@ -274,9 +409,15 @@ export interface Schema {
   memberships: MembershipsTable;
   grants: GrantsTable;
   tokens: TokensTable;
+  machines: MachinesTable;
+  machine_drives: MachineDrivesTable;
+  machine_snapshots: MachineSnapshotsTable;
+  memory_files: MemoryFilesTable;
   drives: DrivesTable;
   snapshots: SnapshotsTable;
   drive_snapshots: DriveSnapshotsTable;
+  images: ImagesTable;
+  image_parts: ImagePartsTable;
   tags: TagsTable;
   tasks: TasksTable;
   task_drives: TaskDrivesTable;
@@ -290,9 +431,14 @@ export interface Schema {
   qcow2_intents: Qcow2IntentsTable;
 }
 
+export type MachineRow = Selectable<MachinesTable>;
+export type MachineSnapshotRow = Selectable<MachineSnapshotsTable>;
+export type MemoryFileRow = Selectable<MemoryFilesTable>;
 export type DriveRow = Selectable<DrivesTable>;
 export type SnapshotRow = Selectable<SnapshotsTable>;
 export type DriveSnapshotRow = Selectable<DriveSnapshotsTable>;
+export type ImageRow = Selectable<ImagesTable>;
+export type ImagePartRow = Selectable<ImagePartsTable>;
 export type TaskRow = Selectable<TasksTable>;
 export type TaskUpdate = Updateable<TasksTable>;
 export type NewTask = Insertable<TasksTable>;

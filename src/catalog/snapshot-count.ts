@@ -12,6 +12,7 @@ import {
   fewOf,
   filtersOf,
   leavingOut,
+  ofMachines,
   othersOf,
   partsOfDrive,
   type SnapshotQuery,
@@ -24,13 +25,14 @@ import { hourUs, totalOf } from './snapshot-totals.ts';
 export async function countSnapshots(db: Db, query: SnapshotQuery): Promise<number> {
   const filters = filtersOf(query);
   const { driveId, projectId, visible, tag } = query;
-  const all = [visible, ...filters.covered, ...filters.state, ...filters.tag];
+  const all = [visible, ...filters.covered, ...filters.state, ...filters.tag, ...filters.machine];
   if (driveId !== undefined) {
     const ofDrive = sql<SqlBool>`d.drive_id = ${driveId}`;
     // Every part of a drive is one snapshot of the drive's project.
     if (projectId !== null && all.length === 1) return countAll(db, sql`drive_snapshots as d`, [ofDrive]);
     return countAll(db, partsOfDrive, [ofDrive, ...all]);
   }
+  if (query.machineId !== undefined) return countAll(db, ofMachines, all);
   if (projectId === null) return countAll(db, sql`snapshots as s`, all);
   const { states } = query;
   if (filters.covered.length + filters.tag.length === 0) return totalOf(db, projectId, { states });

@@ -1,6 +1,6 @@
 /** What lists of snapshots filter by, as conditions on the alias `s`, and the indexes they are walked along. */
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
-import type { DriveId, ProjectId } from '../core/ids.ts';
+import type { DriveId, MachineId, ProjectId } from '../core/ids.ts';
 import type { SnapshotState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import { allOf, type Condition, type NameConditions, type NameQuery, nameConditions } from './page.ts';
@@ -12,6 +12,7 @@ export interface SnapshotQuery extends NameQuery {
   /** The project when `visible` says no more than that; every index starts with it. */
   readonly projectId: ProjectId | null;
   readonly driveId?: DriveId | undefined;
+  readonly machineId?: MachineId | undefined;
   readonly states?: readonly SnapshotState[] | undefined;
   readonly tag?: string | undefined;
   readonly createdFrom?: number | undefined;
@@ -42,6 +43,8 @@ export const along = {
 export const partsOfDrive = sql`drive_snapshots as d indexed by drive_snapshots_by_drive
   cross join snapshots as s on s.id = d.snapshot_id`;
 
+export const ofMachines = sql`snapshots as s indexed by snapshots_by_machine`;
+
 export function taggedWith(tag: string): RawBuilder<unknown> {
   return sql`(select object_id from tags where tag = ${tag}) as t cross join snapshots as s on s.id = t.object_id`;
 }
@@ -52,6 +55,8 @@ export interface Filters {
   readonly tag: Condition[];
   /** On name and time, which every index covers. */
   readonly covered: Condition[];
+  /** The machine, with an index of its own. */
+  readonly machine: Condition[];
   /** The state, looked up in the row. */
   readonly state: Condition[];
 }
@@ -66,7 +71,8 @@ export function filtersOf(query: SnapshotQuery): Filters {
       ? []
       : [sql<SqlBool>`exists (select 1 from tags t where t.object_id = s.id and t.tag = ${query.tag})`];
   const state = query.states === undefined ? [] : [stateIn(query.states)];
-  return { name, time, tag, covered: [...name.seek, ...time, ...name.test], state };
+  const machine = query.machineId === undefined ? [] : [sql<SqlBool>`s.machine_id = ${query.machineId}`];
+  return { name, time, tag, machine, covered: [...name.seek, ...time, ...name.test], state };
 }
 
 export function stateIn(states: readonly SnapshotState[]): Condition {

@@ -22,6 +22,7 @@ import {
   fewOf,
   filtersOf,
   leavingOut,
+  ofMachines,
   othersOf,
   partsOfDrive,
   type SnapshotQuery,
@@ -57,8 +58,12 @@ export async function findSnapshotPlaces(
   if (query.driveId !== undefined) {
     // Parts of a drive are numbered in the order of its snapshots, and these are taken one after the other.
     const key = sort === 'number' || sort === 'created' ? sql`d.number` : columns.key;
-    const conditions = [sql<SqlBool>`d.drive_id = ${query.driveId}`, visible, ...filters.covered];
+    const conditions = [sql<SqlBool>`d.drive_id = ${query.driveId}`, visible, ...filters.covered, ...filters.machine];
     return findPlaces(db, partsOfDrive, [...conditions, ...filters.state, ...filters.tag], { key, number }, page);
+  }
+  if (query.machineId !== undefined) {
+    const conditions = [visible, ...filters.covered, ...filters.machine];
+    return findPlaces(db, ofMachines, [...conditions, ...filters.state, ...filters.tag], columns, page);
   }
   if (query.projectId === null) {
     const conditions = [visible, ...filters.covered, ...filters.state, ...filters.tag];

@@ -3,9 +3,10 @@
  * and the tree they form per drive.
  */
 import { sql } from 'kysely';
-import type { DriveId, DriveSnapshotId, ProjectId, SnapshotId, UserId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, MachineId, ProjectId, SnapshotId, UserId } from '../core/ids.ts';
 import type { SnapshotState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
+import { type MachineSnapshotRecord, machineSnapshotsOf, removeMachineSnapshot } from './machines.ts';
 import { inList } from './page.ts';
 import { prepare } from './prepared.ts';
 import type { DriveSnapshotRow, SnapshotRow } from './schema.ts';
@@ -21,6 +22,8 @@ export interface PartRecord extends DriveSnapshotRow {
 export interface SnapshotRecord extends SnapshotRow {
   parts: readonly PartRecord[];
   tags: readonly string[];
+  /** Of a snapshot of a machine. */
+  machine: MachineSnapshotRecord | null;
 }
 
 const withTags = prepare<{ id: SnapshotId }>()((db, p) =>
@@ -54,7 +57,8 @@ export async function findSnapshot(db: Db, id: SnapshotId): Promise<SnapshotReco
   if (first === undefined) return undefined;
   const tags: string[] = [];
   for (const row of rows) if (row.tag !== null) tags.push(row.tag);
-  return { ...first, tags, parts: await partsOf(db, { id }) };
+  const machine = first.machine_id === null ? null : ((await machineSnapshotsOf(db, [id])).get(id) ?? null);
+  return { ...first, tags, machine, parts: await partsOf(db, { id }) };
 }
 
 const byNumbers = prepare<{ numbers: string }>()((db, p) =>
@@ -86,11 +90,16 @@ export async function snapshotsByNumber(db: Db, numbers: readonly number[]): Pro
   const parts = new Map<SnapshotId, PartRecord[]>(ids.map((id) => [id, []]));
   for (const part of await partsOfMany(db, { ids: JSON.stringify(ids) })) parts.get(part.snapshot_id)?.push(part);
   const tags = await tagsOf(db, ids);
+  const machines = await machineSnapshotsOf(
+    db,
+    rows.filter((row) => row.machine_id !== null).map((row) => row.id),
+  );
   const byNumber = new Map(rows.map((row) => [row.number, row]));
   return numbers.flatMap((number) => {
     const row = byNumber.get(number);
     if (row === undefined) return [];
-    return { ...row, parts: parts.get(row.id) ?? [], tags: tags.get(row.id) ?? [] };
+    const machine = machines.get(row.id) ?? null;
+    return { ...row, machine, parts: parts.get(row.id) ?? [], tags: tags.get(row.id) ?? [] };
   });
 }
 
@@ -123,6 +132,7 @@ const insert = prepare<{
   meta: string;
   origin: 'manual' | 'safety';
   createdBy: UserId | null;
+  machineId: MachineId | null;
   at: number;
 }>()((db, p) =>
   db
@@ -138,6 +148,7 @@ const insert = prepare<{
       origin: p('origin'),
       consistency: 'crash',
       complete: 1,
+      machine_id: p('machineId'),
       created_by: p('createdBy'),
       created_at: p('at'),
       updated_at: p('at'),
@@ -179,6 +190,7 @@ export interface NewPart {
 }
 
 export interface NewSnapshotRow {
+  machineId?: MachineId | null;
   id: SnapshotId;
   projectId: ProjectId;
   name: string;
@@ -194,8 +206,8 @@ export interface NewSnapshotRow {
 
 /** Writes a snapshot and its parts. Returns it as it now is, without reading it again. */
 export async function insertSnapshot(tx: Db, snapshot: NewSnapshotRow): Promise<SnapshotRecord> {
-  const { parts, tags, ...values } = snapshot;
-  const [row] = await insert(tx, values);
+  const { parts, tags, machineId = null, ...values } = snapshot;
+  const [row] = await insert(tx, { ...values, machineId });
   if (row === undefined) throw new Error('the catalog did not number the snapshot');
   const records: PartRecord[] = [];
   for (const { driveName, ...part } of parts) {
@@ -228,12 +240,14 @@ export async function insertSnapshot(tx: Db, snapshot: NewSnapshotRow): Promise<
     origin: snapshot.origin,
     consistency: 'crash',
     complete: 1,
+    machine_id: machineId,
     created_by: snapshot.createdBy,
     created_at: snapshot.at,
     updated_at: snapshot.at,
     version: 1,
     parts: records,
     tags,
+    machine: null,
   };
 }
 
@@ -338,6 +352,7 @@ export async function removeIfEmpty(tx: Db, id: SnapshotId): Promise<boolean> {
   if (left !== undefined) return false;
   await tx.deleteFrom('tags').where('object_id', '=', id).execute();
   await tx.deleteFrom('grants').where('object_id', '=', id).execute();
+  await removeMachineSnapshot(tx, id);
   await tx.deleteFrom('snapshots').where('id', '=', id).execute();
   return true;
 }

@@ -1,6 +1,6 @@
 /** Lists of tasks, newest first. */
 import { sql } from 'kysely';
-import type { DriveId, ProjectId, UserId } from '../core/ids.ts';
+import type { DriveId, MachineId, ProjectId, UserId } from '../core/ids.ts';
 import type { TaskState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import type { TaskRow } from './schema.ts';
@@ -9,11 +9,12 @@ export interface TaskListQuery {
   projectId: ProjectId;
   /** Also tasks of no project. */
   withServerTasks: boolean;
-  /** A guest sees what he started and what touches drives granted to him. */
+  /** A guest sees what he started and what touches drives and machines granted to him. */
   guestId: UserId | null;
   states: readonly TaskState[] | undefined;
   objectId: string | undefined;
   driveId: DriveId | undefined;
+  machineId: MachineId | undefined;
   beforeNumber: number | string | null;
   offset: number;
   limit: number;
@@ -38,11 +39,18 @@ export async function listTasks(db: Db, query: TaskListQuery): Promise<{ rows: T
             .whereRef('task_drives.task_id', '=', 'tasks.id')
             .where('grants.user_id', '=', guestId),
         ),
+        eb('machine_id', 'in', (machines) =>
+          machines
+            .selectFrom('grants')
+            .select((of) => of.ref('object_id').$castTo<MachineId>().as('id'))
+            .where('user_id', '=', guestId),
+        ),
       ]),
     );
   }
   if (query.states !== undefined) base = base.where('state', 'in', query.states);
   if (query.objectId !== undefined) base = base.where('object_id', '=', query.objectId);
+  if (query.machineId !== undefined) base = base.where('machine_id', '=', query.machineId);
   const { driveId } = query;
   if (driveId !== undefined) {
     base = base.where('id', 'in', (eb) =>

@@ -3,7 +3,7 @@
  * true; what happens in between (progress, pauses) is written at most once a second and may be lost in a crash.
  */
 import { sql } from 'kysely';
-import type { DriveId, ProjectId, TaskId, UserId } from '../core/ids.ts';
+import type { DriveId, MachineId, ProjectId, TaskId, UserId } from '../core/ids.ts';
 import { activeTaskStates, type TaskState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import { prepare } from './prepared.ts';
@@ -21,6 +21,7 @@ const insert = prepare<{
   total: number;
   unit: 'bytes' | 'steps';
   holds: number;
+  machineId: MachineId | null;
   at: number;
 }>()((db, p) =>
   db
@@ -42,6 +43,7 @@ const insert = prepare<{
       cancel_requested: 0,
       pause_requested: 0,
       holds_drives: p('holds'),
+      machine_id: p('machineId'),
       created_at: p('at'),
       version: 1,
     })
@@ -65,6 +67,7 @@ export interface NewTaskRow {
   unit: 'bytes' | 'steps';
   holdsDrives: boolean;
   driveIds: readonly DriveId[];
+  machineId: MachineId | null;
   at: number;
 }
 
@@ -96,6 +99,7 @@ export async function insertTask(tx: Db, task: NewTaskRow): Promise<TaskRow> {
     cancel_requested: 0,
     pause_requested: 0,
     holds_drives: holds,
+    machine_id: task.machineId,
     created_at: task.at,
     started_at: null,
     finished_at: null,
@@ -196,6 +200,10 @@ export async function saveTask(tx: Db, row: TaskRow): Promise<void> {
     holds: row.holds_drives,
     startedAt: row.started_at,
   });
+}
+
+export async function setTaskInput(tx: Db, number: number, json: string): Promise<void> {
+  await tx.updateTable('tasks').set({ input_json: json }).where('number', '=', number).execute();
 }
 
 const byId = prepare<{ id: TaskId }>()((db, p) => db.selectFrom('tasks').selectAll().where('id', '=', p('id')));

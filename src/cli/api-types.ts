@@ -50,8 +50,79 @@ export interface Drive extends Labelled {
   /** The drive snapshot its present state descends from. */
   readonly basedOn: string | null;
   readonly sourceId: string | null;
+  /** The image it was made from, until it is flattened. */
+  readonly imageId: string | null;
   readonly snapshotCount: number;
   readonly exported: boolean;
+  readonly attachedTo: { readonly machineId: string; readonly slot: number } | null;
+}
+
+export interface MachineSlot {
+  readonly slot: number;
+  readonly driveId: string;
+}
+
+export interface MachineHardware {
+  /** As QEMU names it, with its version. */
+  readonly machineType: string;
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  readonly macAddress: string;
+}
+
+export interface MachineBoot {
+  readonly from: 'drive' | 'kernel';
+  readonly kernel?: string;
+  readonly initrd?: string | null;
+  readonly append?: string;
+}
+
+export interface Machine extends Labelled {
+  readonly kind: string;
+  /** The server runs its QEMU process. */
+  readonly managed: boolean;
+  readonly power: string;
+  readonly hardware: MachineHardware;
+  readonly boot: MachineBoot;
+  readonly drives: readonly MachineSlot[];
+  /** The machine snapshot its present state descends from. */
+  readonly basedOn: string | null;
+  readonly sourceId: string | null;
+  /** The image it was made from, which may be gone. */
+  readonly imageId: string | null;
+  readonly snapshotCount: number;
+  /** Null while it is off. */
+  readonly runtime: {
+    readonly pid: number;
+    readonly accelerator: string;
+    readonly qemuVersion: string;
+    readonly startedAt: string;
+    readonly uptimeSeconds: number;
+  } | null;
+}
+
+/** What a snapshot of a machine says beyond its parts. */
+export interface MachineSnapshot {
+  readonly machineId: string;
+  readonly machineName: string;
+  /** The machine snapshot it was taken after. */
+  readonly parentId: string | null;
+  readonly current: boolean;
+  /** What the machine did at that instant. */
+  readonly power: string;
+  readonly hardware: MachineHardware;
+  readonly slots: readonly MachineSlot[];
+  /** Ids of attached drives that were left out. */
+  readonly excluded: readonly string[];
+  /** Why the consistency is what it is. */
+  readonly reason: string;
+  readonly frozenMilliseconds: number | null;
+  readonly pauseMilliseconds: number | null;
+  readonly memory: {
+    readonly method: string;
+    readonly streamBytes: number | null;
+    readonly storedBytes: number | null;
+  } | null;
 }
 
 export interface DriveSnapshot {
@@ -71,6 +142,8 @@ export interface Snapshot extends Labelled {
   readonly consistency: string;
   readonly complete: boolean;
   readonly parts: readonly DriveSnapshot[];
+  /** Null for a snapshot of drives. */
+  readonly machine: MachineSnapshot | null;
   readonly sizeBytes: number | null;
   readonly createdBy: string | null;
 }
@@ -90,6 +163,26 @@ export interface SnapshotTree {
   readonly nodes: readonly SnapshotNode[];
 }
 
+/** A template for drives and machines. */
+export interface Image extends Labelled {
+  readonly kind: 'drive' | 'machine';
+  readonly sizeBytes: number;
+  readonly consistency: string;
+  /** What it holds. */
+  readonly drives: readonly { readonly slot: number; readonly name: string; readonly sizeBytes: number }[];
+  /** What a machine made from it starts with; null for an image of a drive. */
+  readonly machine: {
+    readonly name: string;
+    readonly kind: string;
+    readonly hardware: Omit<MachineHardware, 'macAddress'>;
+    readonly boot: MachineBoot;
+  } | null;
+  readonly sourceId: string;
+  /** Drives made from it and not flattened since. */
+  readonly cloneCount: number;
+  readonly createdBy: string | null;
+}
+
 export interface TaskProgress {
   readonly done: number;
   readonly total: number;
@@ -107,6 +200,7 @@ export interface Task {
   readonly objectKind: string | null;
   readonly objectId: string | null;
   readonly driveIds: readonly string[];
+  readonly machineId: string | null;
   readonly progress: TaskProgress;
   readonly result: Readonly<Record<string, unknown>> | null;
   readonly error: StoredError | null;
@@ -122,7 +216,9 @@ export interface Task {
 export interface Change {
   readonly task: Task;
   readonly drive?: Drive;
+  readonly machine?: Machine;
   readonly snapshot?: Snapshot;
+  readonly image?: Image;
 }
 
 export interface DriveExport {
@@ -247,9 +343,12 @@ export interface ServerInfo {
   readonly version: string;
   readonly engine: unknown;
   readonly capabilities: unknown;
+  /** Null to all but operators. */
+  readonly bootDirectory?: string | null;
   readonly caller?: {
     readonly userId?: string;
     readonly userName?: string;
+    readonly projectId?: string;
     readonly projectName?: string;
     readonly role?: string;
   };

@@ -28,6 +28,8 @@ export interface Upload {
 interface RequestOptions {
   readonly query?: Query | undefined;
   readonly body?: unknown;
+  /** A small body that is no JSON. */
+  readonly bytes?: Uint8Array;
   readonly upload?: Upload;
   readonly headers?: Readonly<Record<string, string>>;
   /** Of a POST; a fresh one is made when there is none. */
@@ -230,12 +232,15 @@ export class Client {
       for (const each of Array.isArray(value) ? value : [value]) url.searchParams.append(key, String(each));
     }
     const json = options.body === undefined ? undefined : Buffer.from(JSON.stringify(options.body));
+    const body = options.bytes ?? json;
     const headers: Record<string, string> = {
       accept: 'application/json',
       'user-agent': `calotype-cli/${cliVersion()}`,
       authorization: `Bearer ${token}`,
       ...(project === null ? {} : { 'calotype-project': project }),
-      ...(json === undefined ? {} : { 'content-type': 'application/json', 'content-length': String(json.length) }),
+      ...(json === undefined ? {} : { 'content-type': 'application/json' }),
+      ...(options.bytes === undefined ? {} : { 'content-type': 'application/octet-stream' }),
+      ...(body === undefined ? {} : { 'content-length': String(body.length) }),
       ...(options.upload === undefined ? {} : { 'content-type': 'application/octet-stream', expect: '100-continue' }),
       ...(options.upload?.length === undefined ? {} : { 'content-length': String(options.upload.length) }),
       ...options.headers,
@@ -252,7 +257,7 @@ export class Client {
         request.destroy(Object.assign(new Error('no answer'), { code: 'ETIMEDOUT' })),
       );
     }
-    if (options.upload === undefined) request.end(json);
+    if (options.upload === undefined) request.end(body);
     else sendUpload(options.upload, request).catch(reject);
     return promise;
   }

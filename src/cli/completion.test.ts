@@ -42,6 +42,9 @@ describe('the command tree', () => {
       expect.arrayContaining([
         'drive create',
         'drive import',
+        'machine create',
+        'machine log',
+        'machine tree',
         'snapshot tree',
         'export close',
         'task limit',
@@ -120,6 +123,8 @@ describe('bash', () => {
     );
     expect(bash('snapshot', 'create', 'data', 'oth')).toEqual(['other']);
     expect(bash('snapshot', 'list', '--drive', 'd')).toEqual(['data']);
+    expect(bash('snapshot', 'create', '--machine', 'd')).toEqual(['data']);
+    expect(bash('machine', 'attach', 'data', 'oth')).toEqual(['other']);
     expect(bash('drive', 'create', '')).toEqual([]);
   });
 

@@ -25,7 +25,18 @@ export interface CommandShape {
   readonly isVariadic: boolean;
 }
 
-const objectKinds = new Set(['drive', 'snapshot', 'task', 'export', 'project', 'user', 'token', 'grant']);
+const objectKinds = new Set([
+  'machine',
+  'drive',
+  'snapshot',
+  'image',
+  'task',
+  'export',
+  'project',
+  'user',
+  'token',
+  'grant',
+]);
 
 export function describeTree(command: Command, path = ''): CommandShape {
   const subcommands = command

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import type { AccessFile } from './api-types.ts';
-import { CliError, usageError } from './errors.ts';
+import { CliError, errorText, usageError } from './errors.ts';
 import { exitCodes } from './exit-codes.ts';
 
 export interface ConnectionOptions {
@@ -107,9 +107,7 @@ function readCertificate(file: string | undefined): string | null {
   try {
     return readFileSync(file, 'utf8');
   } catch (error) {
-    throw usageError(
-      `The certificate file ${file} cannot be read: ${error instanceof Error ? error.message : String(error)}`,
-    );
+    throw usageError(`The certificate file ${file} cannot be read: ${errorText(error)}`);
   }
 }
 

@@ -23,6 +23,8 @@ export class CliError extends Error {
   }
 }
 
+export const errorText = (error: unknown): string => (error instanceof Error ? error.message : String(error));
+
 export function usageError(detail: string, remedy?: string): CliError {
   return new CliError(exitCodes.usage, 'usage', detail, { remedy });
 }
@@ -40,8 +42,14 @@ export class InterruptedError extends Error {
 /** In the words of this program; for other codes the server's own remedy is said. */
 const remedies: Readonly<Record<string, string>> = {
   drive_has_snapshots: 'Say what becomes of them: --snapshots keep, or --snapshots delete.',
+  drive_attached: 'Detach it first: calotype machine detach MACHINE DRIVE.',
+  image_in_use:
+    'See who uses it: calotype drive list --image IMAGE; delete these drives, or make them independent: calotype drive flatten DRIVE.',
+  machine_has_snapshots: 'Say what becomes of them: see --snapshots.',
+  guest_did_not_stop: 'Pull its plug: calotype machine stop MACHINE --mode power.',
+  agent_unavailable: 'Do without it: --quiesce prefer, or --quiesce never.',
+  memory_not_restorable: 'Leave the memory out: revert with --without-memory, clone without --memory.',
   drive_exported: 'See who has it open: calotype export list; end that: calotype export close EXPORT.',
-  drive_busy: 'Wait for the task that holds it: calotype task wait TASK.',
   snapshot_incomplete: 'Revert each drive by itself: calotype drive revert DRIVE SNAPSHOT.',
   unauthenticated: 'Give a valid token: --token or CALOTYPE_TOKEN, or --data for the directory of the server.',
   token_expired: 'Have a new one made: calotype token create NAME.',
@@ -49,19 +57,26 @@ const remedies: Readonly<Record<string, string>> = {
   precondition_failed: 'Read it again and repeat the change.',
 };
 
+/** For where the server has none. */
+const lastRemedies: Readonly<Record<string, string>> = {
+  drive_busy: 'Wait for the task that holds it: calotype task wait TASK.',
+};
+const remedyFor = (code: string, said: string | undefined): string | undefined =>
+  remedies[code] ?? said ?? lastRemedies[code];
+
 export function problemError(problem: Problem): CliError {
   return new CliError(
     exitCodeForProblem(problem.status, problem.code),
     problem.code,
     problem.detail ?? problem.title ?? `The server answered ${problem.status}.`,
-    { remedy: remedies[problem.code] ?? problem.remedy, problem },
+    { remedy: remedyFor(problem.code, problem.remedy), problem },
   );
 }
 
 export function taskError(taskId: string, error: StoredError | null, state: string): CliError {
   const code = error?.code ?? state;
   const said = error?.details.remedy;
-  const remedy = remedies[code] ?? (typeof said === 'string' ? said : undefined);
+  const remedy = remedyFor(code, typeof said === 'string' ? said : undefined);
   return new CliError(exitCodeForTask(code), code, error?.message ?? `The task was ${state}.`, {
     remedy,
     problem: {

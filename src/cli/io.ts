@@ -20,6 +20,11 @@ export function paint(io: Io, format: Format, text: string): string {
   return wanted ? styleText(format, text, { validateStream: false }) : text;
 }
 
+/** A terminal in raw mode hands over every key as it is pressed, Ctrl-C too, and shows none. */
+export function setRawMode({ stdin }: Io, on: boolean): void {
+  if ('setRawMode' in stdin && typeof stdin.setRawMode === 'function') stdin.setRawMode(on);
+}
+
 /** Text of others may hold terminal escape sequences; they are shown, not obeyed. */
 export function harmless(text: string): string {
   return text.replace(/\p{Cc}/gu, (character) => {

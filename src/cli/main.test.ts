@@ -216,8 +216,8 @@ describe('lists', () => {
       nextCursor: null,
     });
     expect((await cli('drive', 'list')).stdout).toBe(
-      'ID        NAME    SIZE  STATE      SNAPSHOTS  EXPORTED  AGE  TAGS\n' +
-        '12345678  data  10 GiB  available          3  yes        3d  a,b\n',
+      'ID        NAME    SIZE  STATE      SNAPSHOTS  EXPORTED  MACHINE:SLOT  AGE  TAGS\n' +
+        '12345678  data  10 GiB  available          3  yes                      3d  a,b\n',
     );
     expect((await cli('drive', 'list', '--bytes')).stdout).toContain('10737418240');
   });

@@ -3,7 +3,7 @@
  * bin/calotype; `serve` never comes here.
  */
 import { CommanderError } from 'commander';
-import { CliError, describeError, errorAsJson, InterruptedError } from './errors.ts';
+import { CliError, describeError, errorAsJson, errorText, InterruptedError } from './errors.ts';
 import { exitCodes } from './exit-codes.ts';
 import type { Io } from './io.ts';
 import { buildProgram } from './program.ts';
@@ -53,6 +53,5 @@ function commanderExitCode(error: CommanderError): number {
 }
 
 function unexpected(error: unknown): CliError {
-  const detail = error instanceof Error ? error.message : String(error);
-  return new CliError(exitCodes.failed, 'unexpected', detail, { cause: error });
+  return new CliError(exitCodes.failed, 'unexpected', errorText(error), { cause: error });
 }

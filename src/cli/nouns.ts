@@ -8,11 +8,18 @@ interface Noun {
 }
 
 export const nouns: readonly Noun[] = [
+  { name: 'machine', description: 'virtual machines', load: () => import('./commands/machine.ts') },
   { name: 'drive', description: 'block volumes', load: () => import('./commands/drive.ts') },
-  { name: 'snapshot', description: 'points in time of drives', load: () => import('./commands/snapshot.ts') },
+  {
+    name: 'snapshot',
+    description: 'points in time of machines and drives',
+    load: () => import('./commands/snapshot.ts'),
+  },
+  { name: 'image', description: 'templates for machines and drives', load: () => import('./commands/image.ts') },
   { name: 'export', description: 'drives and snapshots served over NBD', load: () => import('./commands/export.ts') },
   { name: 'task', description: 'the work behind every change', load: () => import('./commands/task.ts') },
   { name: 'event', description: 'who did what when', load: () => import('./commands/event.ts') },
+  { name: 'demo', description: 'machines to try things out with', load: () => import('./commands/demo.ts') },
   { name: 'space', description: 'what is free where drives live', load: () => import('./commands/space.ts') },
   { name: 'doctor', description: 'compare catalog, files and processes', load: () => import('./commands/doctor.ts') },
   { name: 'project', description: 'tenants', load: () => import('./commands/project.ts') },

@@ -1,7 +1,7 @@
 /** Passwords come from standard input or an unseen prompt, never from the command line, where `ps` would show them. */
 import { randomInt } from 'node:crypto';
 import { InterruptedError, usageError } from './errors.ts';
-import type { Io } from './io.ts';
+import { type Io, setRawMode } from './io.ts';
 
 /** Letters and digits that are not mistaken for one another; 24 of them hold some 138 bits. */
 const alphabet = 'abcdefghijkmnpqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789';
@@ -38,11 +38,8 @@ export async function askPassword(io: Io, prompt: string, repeat: boolean): Prom
 
 async function askUnseen(io: Io, prompt: string): Promise<string> {
   const { stdin } = io;
-  const setRaw = (on: boolean) => {
-    if ('setRawMode' in stdin && typeof stdin.setRawMode === 'function') stdin.setRawMode(on);
-  };
   io.stderr.write(prompt);
-  setRaw(true);
+  setRawMode(io, true);
   const { promise, resolve, reject } = Promise.withResolvers<string>();
   let text = '';
   const onData = (chunk: Buffer | string) => {
@@ -59,7 +56,7 @@ async function askUnseen(io: Io, prompt: string): Promise<string> {
   } finally {
     stdin.off('data', onData);
     stdin.pause();
-    setRaw(false);
+    setRawMode(io, false);
     io.stderr.write('\n');
   }
 }

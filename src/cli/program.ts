@@ -12,7 +12,7 @@ export async function buildProgram(
   words: readonly string[] | null,
 ): Promise<{ program: Command; ctx: Context }> {
   const program = new Command('calotype')
-    .description('Point-in-time snapshots of volumes on your own hardware.')
+    .description('Point-in-time snapshots of machines and volumes on your own hardware.')
     .usage('[options] <noun> <verb> …')
     .version(cliVersion(), '-V, --version', 'print the version of this program')
     .helpOption('-h, --help', 'print help')
@@ -50,6 +50,7 @@ export async function buildProgram(
     .option('--tls-cert <file>', 'certificate chain (PEM)')
     .option('--tls-key <file>', 'its private key (PEM)')
     .option('--import-directory <dir>', 'images in it may be imported by name')
+    .option('--boot-directory <dir>', 'kernels in it may be named by machines')
     .action(() => {
       program.error('error: `serve` is started by bin/calotype.');
     });

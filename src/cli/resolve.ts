@@ -1,5 +1,17 @@
 /** From what people type to an object: a full id, an exact name, or the beginning of an id (6 characters or more). */
-import type { Drive, DriveExport, DriveSnapshot, Grant, Project, Snapshot, Task, Token, User } from './api-types.ts';
+import type {
+  Drive,
+  DriveExport,
+  DriveSnapshot,
+  Grant,
+  Image,
+  Machine,
+  Project,
+  Snapshot,
+  Task,
+  Token,
+  User,
+} from './api-types.ts';
 import type { Query } from './client.ts';
 import type { Context } from './context.ts';
 import { CliError, usageError } from './errors.ts';
@@ -90,15 +102,19 @@ function ambiguous(kind: Kind, text: string, matches: readonly Found[]): CliErro
     'ambiguous',
     `'${text}' stands for more than one ${kind.noun}:\n${shown.join('\n')}`,
     {
-      remedy: kind.noun === 'snapshot' ? 'Give the id, or narrow it down with --drive.' : 'Give the id.',
+      remedy: kind.noun === 'snapshot' ? 'Give the id, or narrow it down with --drive or --machine.' : 'Give the id.',
     },
   );
 }
 
 const drives: Kind = { noun: 'drive', path: '/drives', hasNameFilter: true };
+const machines: Kind = { noun: 'machine', path: '/machines', hasNameFilter: true };
+const images: Kind = { noun: 'image', path: '/images', hasNameFilter: true };
 const snapshots: Kind = { noun: 'snapshot', path: '/snapshots', hasNameFilter: true };
 
 export const resolveDrive = (ctx: Context, text: string) => resolve<Drive>(ctx, drives, text);
+export const resolveMachine = (ctx: Context, text: string) => resolve<Machine>(ctx, machines, text);
+export const resolveImage = (ctx: Context, text: string) => resolve<Image>(ctx, images, text);
 export const resolveTask = (ctx: Context, text: string) => resolve<Task>(ctx, { noun: 'task', path: '/tasks' }, text);
 export const resolveProject = (ctx: Context, text: string) =>
   resolve<Project>(ctx, { noun: 'project', path: '/projects', getsByName: true }, text);
@@ -125,14 +141,26 @@ export async function resolveExport(ctx: Context, text: string): Promise<DriveEx
   return only;
 }
 
-/** `driveId` narrows the search to snapshots that cover that drive; the id of a drive snapshot is then understood too. */
-export function resolveSnapshot(ctx: Context, text: string, driveId?: string): Promise<Snapshot> {
-  return resolve<Snapshot>(ctx, snapshots, text, driveId === undefined ? {} : { driveId });
+/** `narrow`: only snapshots that cover that drive, or are of that machine; the id of a drive snapshot is then understood too. */
+export function resolveSnapshot(
+  ctx: Context,
+  text: string,
+  narrow: { readonly driveId?: string; readonly machineId?: string } = {},
+): Promise<Snapshot> {
+  return resolve<Snapshot>(ctx, snapshots, text, narrow);
 }
 
-/** With `--drive`. */
-export async function resolveSnapshotOption(ctx: Context, text: string, drive: string | undefined): Promise<Snapshot> {
-  return resolveSnapshot(ctx, text, drive === undefined ? undefined : (await resolveDrive(ctx, drive)).id);
+/** With `--drive` and `--machine`. */
+export async function resolveSnapshotOption(
+  ctx: Context,
+  text: string,
+  options: { readonly drive?: string; readonly machine?: string },
+): Promise<Snapshot> {
+  const { drive, machine } = options;
+  return resolveSnapshot(ctx, text, {
+    ...(drive === undefined ? {} : { driveId: (await resolveDrive(ctx, drive)).id }),
+    ...(machine === undefined ? {} : { machineId: (await resolveMachine(ctx, machine)).id }),
+  });
 }
 
 /** The part that `text` names (its id, or its drive's id or name); the only one when `text` is left out. */
@@ -160,7 +188,7 @@ export function choosePart(snapshot: Snapshot, text: string | undefined): DriveS
 
 /** The point in time of one drive that `text` names: a snapshot covering it, or one of its drive snapshots. */
 export async function resolvePartOfDrive(ctx: Context, text: string, driveId: string): Promise<DriveSnapshot> {
-  const snapshot = await resolveSnapshot(ctx, text, driveId);
+  const snapshot = await resolveSnapshot(ctx, text, { driveId });
   const prefix = text.toLowerCase();
   const part =
     snapshot.parts.find(

@@ -7,7 +7,7 @@ import { type Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { type Client, errorCodeOf, type Upload } from './client.ts';
 import type { Context } from './context.ts';
-import { CliError, InterruptedError, usageError } from './errors.ts';
+import { CliError, errorText, InterruptedError, usageError } from './errors.ts';
 import { exitCodes } from './exit-codes.ts';
 import { ProgressBar } from './progress.ts';
 import { formatSize } from './sizes.ts';
@@ -136,7 +136,7 @@ function downloadError(client: Client, error: unknown, target: string, done: num
 
 function fileError(file: string, error: unknown): CliError {
   const code = errorCodeOf(error);
-  const what = error instanceof Error ? error.message : String(error);
+  const what = errorText(error);
   const exitCode =
     code === 'ENOSPC' || code === 'EDQUOT'
       ? exitCodes.space

@@ -1,6 +1,6 @@
-/** Draws the snapshot tree of a drive with box characters. Pure; walks without recursion, for chains of thousands. */
+/** Draws the snapshot tree of a drive or machine with box characters. Pure; walks without recursion, for chains of thousands. */
 
-import type { SnapshotNode, SnapshotTree } from './api-types.ts';
+import type { Snapshot, SnapshotTree } from './api-types.ts';
 import { harmless } from './io.ts';
 
 export interface TreeStyle {
@@ -10,8 +10,17 @@ export interface TreeStyle {
   readonly current: (text: string) => string;
 }
 
+interface Node {
+  readonly id: string;
+  readonly snapshot: Snapshot;
+  readonly sizeBytes: number | null;
+  readonly isCurrent: boolean;
+  /** Ids of nodes. */
+  readonly children: readonly string[];
+}
+
 interface Item {
-  readonly node: SnapshotNode;
+  readonly node: Node;
   readonly lead: string;
   /** What stands before the lines that hang below. */
   readonly below: string;
@@ -28,17 +37,46 @@ interface Item {
  * branch where history did. `● … ← current` is what the present state descends from.
  */
 export function drawTree(driveName: string, tree: SnapshotTree, style: TreeStyle): string[] {
-  const lines = [harmless(driveName)];
-  const nodes = new Map(tree.nodes.map((node) => [node.part.id, node]));
-  const childrenOf = (node: SnapshotNode) => node.children.flatMap((id) => nodes.get(id) ?? []);
-  if (nodes.size === 0) lines.push('└─ (no snapshots)');
-  const stack = branches(
-    tree.nodes.filter((node) => node.depth === 0),
-    '',
+  const nodes = tree.nodes.map(({ part, snapshot, children }) => {
+    return { id: part.id, snapshot, sizeBytes: part.sizeBytes, isCurrent: part.id === tree.current, children };
+  });
+  const roots = nodes.filter((_, index) => tree.nodes[index]?.depth === 0);
+  return draw(driveName, nodes, roots, style);
+}
+
+/** `snapshots`: all of one machine. One whose parent is gone is a root. */
+export function drawMachineTree(machineName: string, snapshots: readonly Snapshot[], style: TreeStyle): string[] {
+  const known = new Set(snapshots.map((snapshot) => snapshot.id));
+  const children = new Map<string | null, string[]>();
+  for (const { id, machine } of snapshots) {
+    const parent = machine?.parentId ?? null;
+    const key = parent !== null && known.has(parent) ? parent : null;
+    const siblings = children.get(key);
+    if (siblings === undefined) children.set(key, [id]);
+    else siblings.push(id);
+  }
+  const nodes = snapshots.map((snapshot) => {
+    const { id, sizeBytes, machine } = snapshot;
+    return { id, snapshot, sizeBytes, isCurrent: machine?.current === true, children: children.get(id) ?? [] };
+  });
+  const roots = new Set(children.get(null));
+  return draw(
+    machineName,
+    nodes,
+    nodes.filter((node) => roots.has(node.id)),
+    style,
   );
+}
+
+function draw(title: string, all: readonly Node[], roots: readonly Node[], style: TreeStyle): string[] {
+  const lines = [harmless(title)];
+  const nodes = new Map(all.map((node) => [node.id, node]));
+  const childrenOf = (node: Node) => node.children.flatMap((id) => nodes.get(id) ?? []);
+  if (nodes.size === 0) lines.push('└─ (no snapshots)');
+  const stack = branches(roots, '');
   for (let item = stack.pop(); item !== undefined; item = stack.pop()) {
     const { node, lead, below } = item;
-    lines.push(`${lead}${describeNode(node, tree.current, style)}`);
+    lines.push(`${lead}${describeNode(node, style)}`);
     const children = childrenOf(node);
     const [only] = children;
     if (only !== undefined && children.length === 1) stack.push({ node: only, lead: below, below });
@@ -48,7 +86,7 @@ export function drawTree(driveName: string, tree: SnapshotTree, style: TreeStyle
 }
 
 /** Last first: they are taken from the end. */
-function branches(nodes: readonly SnapshotNode[], base: string): Item[] {
+function branches(nodes: readonly Node[], base: string): Item[] {
   return nodes
     .map((node, index) => {
       const isLast = index === nodes.length - 1;
@@ -57,9 +95,9 @@ function branches(nodes: readonly SnapshotNode[], base: string): Item[] {
     .reverse();
 }
 
-function describeNode({ part, snapshot }: SnapshotNode, current: string | null, style: TreeStyle): string {
-  const isCurrent = part.id === current;
-  const about = [snapshot.id.slice(0, 8), style.size(part.sizeBytes), style.age(snapshot.createdAt)];
+function describeNode({ snapshot, sizeBytes, isCurrent }: Node, style: TreeStyle): string {
+  const about = [snapshot.id.slice(0, 8), style.size(sizeBytes), style.age(snapshot.createdAt)];
+  if (snapshot.machine?.memory != null) about.push('memory');
   if (snapshot.state !== 'available') about.push(snapshot.state);
   if (snapshot.origin !== 'manual') about.push(snapshot.origin);
   if (!snapshot.complete) about.push('incomplete');

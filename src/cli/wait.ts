@@ -1,6 +1,6 @@
 /** Waits for the task behind a change and reports its end. The task runs in the server: leaving here never stops it. */
 import { setTimeout as delay } from 'node:timers/promises';
-import type { Change, Drive, Snapshot, Task } from './api-types.ts';
+import type { Change, Drive, Image, Machine, Snapshot, Task } from './api-types.ts';
 import type { Context } from './context.ts';
 import { CliError, InterruptedError, taskError } from './errors.ts';
 import { exitCodes } from './exit-codes.ts';
@@ -76,16 +76,17 @@ export async function finishChange(
     else await ctx.print(`${change.task.id}\n`);
     return;
   }
-  let outcome = change;
-  if (!isEnded(change.task)) {
-    const task = await waitForTask(ctx, change.task);
-    if (task.state !== 'done') throw taskError(task.id, task.error, task.state);
-    outcome = await withFreshObject(ctx, { ...change, task });
-  } else if (change.task.state !== 'done') {
-    throw taskError(change.task.id, change.task.error, change.task.state);
-  }
+  const outcome = await endOf(ctx, change);
   if (ctx.json) await ctx.printJson(outcome);
   else await ctx.print(`${describe(outcome)}\n`);
+}
+
+/** Waits for the end of a change, and reads its object again if that took a while. @throws CliError when the task failed */
+export async function endOf(ctx: Context, change: Change): Promise<Change> {
+  const waited = !isEnded(change.task);
+  const task = waited ? await waitForTask(ctx, change.task) : change.task;
+  if (task.state !== 'done') throw taskError(task.id, task.error, task.state);
+  return waited ? withFreshObject(ctx, { ...change, task }) : change;
 }
 
 /** The answer held the object as it was before the task ended. A deleted one is left as it was. */
@@ -93,6 +94,10 @@ async function withFreshObject(ctx: Context, change: Change): Promise<Change> {
   try {
     if (change.drive !== undefined)
       return { ...change, drive: await ctx.client.get<Drive>(`/drives/${change.drive.id}`) };
+    if (change.machine !== undefined)
+      return { ...change, machine: await ctx.client.get<Machine>(`/machines/${change.machine.id}`) };
+    if (change.image !== undefined)
+      return { ...change, image: await ctx.client.get<Image>(`/images/${change.image.id}`) };
     if (change.snapshot !== undefined) {
       return { ...change, snapshot: await ctx.client.get<Snapshot>(`/snapshots/${change.snapshot.id}`) };
     }

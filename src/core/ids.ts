@@ -7,10 +7,12 @@ type Id<Kind extends string> = string & { readonly [brand]: Kind };
 export type ProjectId = Id<'project'>;
 export type UserId = Id<'user'>;
 export type TokenId = Id<'token'>;
+export type MachineId = Id<'machine'>;
 export type DriveId = Id<'drive'>;
 export type SnapshotId = Id<'snapshot'>;
 export type DriveSnapshotId = Id<'driveSnapshot'>;
 export type TaskId = Id<'task'>;
+export type ImageId = Id<'image'>;
 export type ExportId = Id<'export'>;
 export type GrantId = Id<'grant'>;
 

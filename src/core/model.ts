@@ -1,7 +1,17 @@
 /** The model: the objects that the service returns and every front door presents. Plain data; times in µs, sizes in bytes. */
 import type { StoredError } from './errors.ts';
-import type { DriveId, DriveSnapshotId, ExportId, ProjectId, SnapshotId, TaskId, UserId } from './ids.ts';
-import type { DriveState, SnapshotState, TaskState } from './states.ts';
+import type {
+  DriveId,
+  DriveSnapshotId,
+  ExportId,
+  ImageId,
+  MachineId,
+  ProjectId,
+  SnapshotId,
+  TaskId,
+  UserId,
+} from './ids.ts';
+import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from './states.ts';
 
 export type Meta = Readonly<Record<string, string>>;
 
@@ -21,11 +31,112 @@ export interface Drive {
   readonly basedOn: DriveSnapshotId | null;
   /** The drive snapshot it was cloned from. */
   readonly sourceId: DriveSnapshotId | null;
+  /** The image it was made from, until it is flattened. */
+  readonly imageId: ImageId | null;
   readonly snapshotCount: number;
   readonly exported: boolean;
+  /** The machine it is attached to, and where. */
+  readonly attachedTo: { readonly machineId: MachineId; readonly slot: number } | null;
   readonly createdAt: number;
   readonly updatedAt: number;
   readonly version: number;
+}
+
+/** How a machine starts: from its first drive through firmware, or by a kernel of the operator's boot directory. */
+export type MachineBoot =
+  | { readonly from: 'drive' }
+  | { readonly from: 'kernel'; readonly kernel: string; readonly initrd: string | null; readonly append: string };
+
+/** What the guest sees of the machine; stored memory can only be used on the same. */
+export interface MachineHardware {
+  /** QEMU's versioned name, such as `pc-i440fx-7.2`. */
+  readonly machineType: string;
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  readonly macAddress: string;
+}
+
+export const accelerators = ['kvm', 'tcg'] as const;
+export type Accelerator = (typeof accelerators)[number];
+
+/** What is known of the QEMU process while there is one. */
+export interface MachineRuntime {
+  readonly pid: number;
+  readonly accelerator: Accelerator;
+  readonly qemuVersion: string;
+  readonly power: MachinePower;
+  /** µs */
+  readonly startedAt: number;
+}
+
+export const machineKinds = ['vm', 'instance'] as const;
+export type MachineKind = (typeof machineKinds)[number];
+
+/** A virtual machine. */
+export interface Machine {
+  readonly id: MachineId;
+  readonly number: number;
+  readonly projectId: ProjectId;
+  readonly name: string;
+  readonly description: string;
+  readonly kind: MachineKind;
+  /** False for one whose QEMU process somebody else runs. */
+  readonly managed: boolean;
+  readonly state: MachineState;
+  readonly power: MachinePower;
+  readonly hardware: MachineHardware;
+  readonly boot: MachineBoot;
+  readonly drives: readonly { readonly slot: number; readonly driveId: DriveId }[];
+  readonly meta: Meta;
+  readonly tags: readonly string[];
+  /** Why it is in state error, or how it last ended if that was not wanted. */
+  readonly error: StoredError | null;
+  /** The machine snapshot its present state descends from. */
+  readonly basedOn: SnapshotId | null;
+  /** The machine snapshot it was cloned from. */
+  readonly sourceId: SnapshotId | null;
+  /** The image it was made from, which may be gone. */
+  readonly imageId: ImageId | null;
+  readonly snapshotCount: number;
+  readonly runtime: MachineRuntime | null;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+  readonly version: number;
+}
+
+export const quiesceModes = ['require', 'prefer', 'never'] as const;
+export type QuiesceMode = (typeof quiesceModes)[number];
+
+/** What a snapshot of a machine says beyond its parts. */
+export interface MachineSnapshot {
+  readonly machineId: MachineId;
+  readonly machineName: string;
+  /** The machine snapshot it was taken after. */
+  readonly parentId: SnapshotId | null;
+  /** True when the machine's present state descends directly from it. */
+  readonly current: boolean;
+  /** What the machine did at that instant. */
+  readonly power: MachinePower;
+  readonly hardware: MachineHardware;
+  readonly slots: readonly { readonly slot: number; readonly driveId: DriveId }[];
+  /** Drives that were attached and left out on request. */
+  readonly excluded: readonly DriveId[];
+  /** Why the consistency is what it is, in a sentence. */
+  readonly reason: string;
+  /** How long file systems were frozen, µs; null when they were not. */
+  readonly frozenUs: number | null;
+  /** How long the guest stood still, µs; null when it did not run. */
+  readonly pauseUs: number | null;
+  /** The guest's memory; null without. */
+  readonly memory: MemoryInfo | null;
+}
+
+export interface MemoryInfo {
+  /** `background`: the guest ran on while it was written. `stopped`: it stood still meanwhile. */
+  readonly method: 'background' | 'stopped';
+  /** Bytes of the migration stream, and what they take compressed; null while being written. */
+  readonly streamBytes: number | null;
+  readonly storedBytes: number | null;
 }
 
 /** The part of a snapshot that covers one drive. */
@@ -60,8 +171,51 @@ export interface Snapshot {
   /** False once a part of it was deleted on its own: it can no longer be reverted to as a whole. */
   readonly complete: boolean;
   readonly parts: readonly DriveSnapshot[];
+  /** For a snapshot of a machine. */
+  readonly machine: MachineSnapshot | null;
   /** Sum over its parts. */
   readonly sizeBytes: number | null;
+  readonly createdBy: UserId | null;
+  readonly createdAt: number;
+  readonly updatedAt: number;
+  readonly version: number;
+}
+
+export const imageKinds = ['drive', 'machine'] as const;
+export type ImageKind = (typeof imageKinds)[number];
+
+/** What an image says of the machine it was taken of, and a machine made from it starts with. */
+export interface ImageMachine {
+  readonly name: string;
+  readonly kind: MachineKind;
+  readonly hardware: Omit<MachineHardware, 'macAddress'>;
+  readonly boot: MachineBoot;
+}
+
+/** A template: one instant that never changes, for any number of drives and machines. It outlives what it was made from. */
+export interface Image {
+  readonly id: ImageId;
+  readonly number: number;
+  readonly projectId: ProjectId;
+  readonly name: string;
+  readonly description: string;
+  /** `drive`: of one drive. `machine`: of a machine with its drives. */
+  readonly kind: ImageKind;
+  readonly state: ImageState;
+  readonly meta: Meta;
+  readonly tags: readonly string[];
+  readonly error: StoredError | null;
+  /** Sum over its drives. */
+  readonly sizeBytes: number;
+  /** How good its data is; memory is no part of an image. */
+  readonly consistency: 'filesystem' | 'crash';
+  /** What it holds, by slot; an image of a drive has one, in slot 0. */
+  readonly drives: readonly { readonly slot: number; readonly name: string; readonly sizeBytes: number }[];
+  readonly machine: ImageMachine | null;
+  /** The snapshot it was made from, which may be gone. */
+  readonly sourceId: SnapshotId;
+  /** Drives that were made from it and not flattened since; as long as there are any, it is in use. */
+  readonly cloneCount: number;
   readonly createdBy: UserId | null;
   readonly createdAt: number;
   readonly updatedAt: number;
@@ -89,6 +243,8 @@ export interface Task {
   readonly objectKind: string | null;
   readonly objectId: string | null;
   readonly driveIds: readonly DriveId[];
+  /** The machine that it changes, if it changes one. */
+  readonly machineId: MachineId | null;
   readonly progress: TaskProgress;
   readonly result: Readonly<Record<string, unknown>> | null;
   readonly error: StoredError | null;
@@ -101,6 +257,20 @@ export interface Task {
 }
 
 export const taskKinds = [
+  'machine.create',
+  'machine.clone',
+  'machine.adopt',
+  'machine.disown',
+  'machine.delete',
+  'machine.start',
+  'machine.stop',
+  'machine.pause',
+  'machine.resume',
+  'machine.reset',
+  'machine.attach',
+  'machine.detach',
+  'machine.snapshot',
+  'machine.revert',
   'drive.create',
   'drive.import',
   'drive.resize',
@@ -115,6 +285,8 @@ export const taskKinds = [
   'snapshot.create',
   'snapshot.revert',
   'snapshot.delete',
+  'image.create',
+  'image.delete',
 ] as const;
 export type TaskKind = (typeof taskKinds)[number];
 

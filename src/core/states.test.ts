@@ -2,15 +2,34 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import { activeTaskStates, driveTransitions, isActiveTask, snapshotTransitions, taskTransitions } from './states.ts';
+import {
+  activeTaskStates,
+  driveTransitions,
+  imageTransitions,
+  isActiveTask,
+  machinePowers,
+  machineTransitions,
+  snapshotTransitions,
+  taskTransitions,
+} from './states.ts';
 
 const page = readFileSync(join(import.meta.dirname, '../../docs/states.md'), 'utf8');
 
-const tables = { Drives: driveTransitions, Snapshots: snapshotTransitions, Tasks: taskTransitions };
+const tables = {
+  Machines: machineTransitions,
+  Drives: driveTransitions,
+  Snapshots: snapshotTransitions,
+  Images: imageTransitions,
+  Tasks: taskTransitions,
+};
 
-/** The first table under a heading: state to the states it may become, in the order written. */
+function sectionOf(heading: string): string {
+  return page.split(/^## /m).find((part) => part.startsWith(`${heading}\n`)) ?? '';
+}
+
+/** The table of states under a heading: state to the states it may become, in the order written. */
 function documented(heading: string): Record<string, string[]> {
-  const section = page.split(/^## /m).find((part) => part.startsWith(`${heading}\n`)) ?? '';
+  const section = sectionOf(heading);
   const rows = section.split('\n').filter((line) => line.startsWith('| `'));
   return Object.fromEntries(
     rows.map((row) => {
@@ -31,8 +50,13 @@ describe.each(Object.entries(tables))('%s', (heading, transitions) => {
   });
 });
 
-it('every drive and snapshot can be deleted from every state that is not already going', () => {
-  for (const transitions of [driveTransitions, snapshotTransitions]) {
+it('a machine has the powers that are documented', () => {
+  const [, table = ''] = sectionOf('Machines').split('| Power | Means |');
+  expect([...table.matchAll(/^\| (\w+) \|/gm)].map(([, power]) => power)).toEqual(machinePowers);
+});
+
+it('every object can be deleted from every state that is not already going', () => {
+  for (const transitions of [machineTransitions, driveTransitions, snapshotTransitions, imageTransitions]) {
     for (const [state, next] of Object.entries(transitions)) {
       if (state !== 'deleting' && state !== 'deleted') expect(next, state).toContain('deleting');
     }

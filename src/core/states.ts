@@ -11,6 +11,18 @@ export const driveTransitions = {
 } as const;
 export type DriveState = keyof typeof driveTransitions;
 
+export const machineTransitions = {
+  creating: ['available', 'error', 'deleting'],
+  available: ['deleting', 'error'],
+  error: ['deleting', 'available'],
+  deleting: ['available', 'error'],
+} as const;
+export type MachineState = keyof typeof machineTransitions;
+
+/** Whether a machine runs: what it was last seen to do. */
+export const machinePowers = ['off', 'running', 'paused'] as const;
+export type MachinePower = (typeof machinePowers)[number];
+
 export const snapshotTransitions = {
   creating: ['available', 'error', 'deleting'],
   available: ['deleting', 'error'],
@@ -18,6 +30,14 @@ export const snapshotTransitions = {
   deleting: ['available', 'error'],
 } as const;
 export type SnapshotState = keyof typeof snapshotTransitions;
+
+export const imageTransitions = {
+  creating: ['available', 'error', 'deleting'],
+  available: ['deleting'],
+  error: ['deleting'],
+  deleting: ['available', 'error'],
+} as const;
+export type ImageState = keyof typeof imageTransitions;
 
 export const taskTransitions = {
   queued: ['running', 'cancelled', 'failed'],

@@ -13,8 +13,9 @@
  */
 import type { CommitHook } from '../catalog/catalog.ts';
 import type { Extents } from '../core/extents.ts';
-import type { DriveId, DriveSnapshotId, ExportId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ExportId, MachineId } from '../core/ids.ts';
 import type { CheckReport, DriveUsage, Finding, SnapshotUsage } from '../core/model.ts';
+import type { QmpClient } from '../qemu/qmp.ts';
 
 export interface EngineCapabilities {
   /** Several drives can be snapshotted at one instant. */
@@ -35,6 +36,17 @@ export interface WorkControl {
   progress(doneBytes: number, totalBytes: number): void;
   /** Asked between steps and at least every second: wanted speed in bytes/s (0: unlimited), and whether to pause. */
   wishes(): { readonly paused: boolean; readonly bytesPerSecond: number };
+}
+
+/**
+ * Holds what writes the drives still for the instant itself. Everything that takes time is done before `hold` and after
+ * `release`. They come in pairs, `release` also when `hold` or the instant failed; a pair comes again when a dying process
+ * made the engine take the instant again.
+ */
+export interface Stillness {
+  hold(): Promise<void>;
+  /** `taken`: the instant has passed; it only has to be recorded yet. */
+  release(taken: boolean): Promise<void>;
 }
 
 export interface NbdTarget {
@@ -59,6 +71,22 @@ export interface ReclaimResult {
   readonly keptBytes: number;
 }
 
+/** A QEMU process that somebody else runs, which has drives open. */
+export interface ForeignProcess {
+  /** Its machine. */
+  readonly id: MachineId;
+  readonly qmp: QmpClient;
+  /** What its relative paths begin with; null when that cannot be seen. */
+  readonly workingDirectory: string | null;
+}
+
+/** Where an adopted drive's state is. */
+export interface DriveFiles {
+  readonly driveId: DriveId;
+  /** What it runs on, top first. */
+  readonly files: readonly { readonly path: string; readonly format: 'qcow2' | 'raw' }[];
+}
+
 export interface DoctorReport {
   readonly findings: readonly Finding[];
   readonly checkedFiles: number;
@@ -77,6 +105,12 @@ export interface Engine {
 
   /** Detaches. Processes that serve exports stay; `stopProcesses` ends them too (exports are then re-created by `open`). */
   close(options?: { stopProcesses?: boolean }): Promise<void>;
+
+  /**
+   * Calls back whenever what serves exports had to be started anew, at once if `open` had to: writes that clients had not
+   * flushed may be lost, and only a client that starts afresh can bear that.
+   */
+  onServedAnew(listener: () => void): void;
 
   /** Resolves once the engine can take commands; used by readiness. @throws engine_unavailable */
   ping(): Promise<void>;
@@ -104,12 +138,39 @@ export interface Engine {
   deleteDrive(driveId: DriveId, commit: CommitHook): Promise<void>;
 
   /**
+   * Takes over disks of a process of somebody else's as they are: nothing is moved or rewritten. From then on they are drives,
+   * which that process has open: they can be snapshotted while it is joined, and neither exported nor resized, reverted
+   * or deleted. Idempotent by drive. @throws adoption_refused
+   */
+  adoptDrives(
+    process: ForeignProcess,
+    drives: readonly { driveId: DriveId; device: string }[],
+    commit: CommitHook,
+  ): Promise<void>;
+
+  /**
+   * The process can be reached: what a lost connection left half done is finished. Until then, and again once the connection
+   * ends, its drives' points can be read and cloned, and nothing else. @returns what was found and done, one line each.
+   * @throws machine_changed when it runs on other files than its drives are in
+   */
+  joinProcess(process: ForeignProcess): Promise<readonly string[]>;
+
+  /**
+   * Forgets adopted drives and their points, and leaves the process and every file it has as they are. @throws drive_has_clones
+   */
+  releaseDrives(driveIds: readonly DriveId[], commit: (released: readonly DriveFiles[]) => CommitHook): Promise<void>;
+
+  /** The files that adopted drives are in: what their process has to be started with when it ended. */
+  filesOf(driveIds: readonly DriveId[]): Promise<readonly DriveFiles[]>;
+
+  /**
    * One instant of all named drives: either every one is taken or none. Exported drives go on being written. Waits for
    * no background work. A drive snapshot stands from the commit on, whatever dies. @throws space_low
    */
   snapshot(
     points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[],
     commit: CommitHook,
+    stillness?: Stillness,
   ): Promise<void>;
 
   /**
@@ -129,6 +190,12 @@ export interface Engine {
     request: { driveSnapshotId: DriveSnapshotId; driveId: DriveId; sizeBytes: number },
     commit: CommitHook,
   ): Promise<void>;
+
+  /**
+   * Gives points further names: each is the same instant, and keeps it when the one it was copied from is deleted. Moves no bytes
+   * and takes no space. All or none; idempotent by the new ids. @throws not_found
+   */
+  copyPoints(copies: readonly { from: DriveSnapshotId; to: DriveSnapshotId }[], commit: CommitHook): Promise<void>;
 
   /** Makes the drive independent of every snapshot and drive it shares data with. Long; may be aborted, paused; also while exported. */
   flatten(driveId: DriveId, control: WorkControl, commit: CommitHook): Promise<void>;

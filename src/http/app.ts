@@ -17,7 +17,10 @@ import { driveRoutes } from './routes/drives.ts';
 import { eventRoutes } from './routes/events.ts';
 import { exportRoutes } from './routes/exports.ts';
 import { grantRoutes } from './routes/grants.ts';
+import { imageRoutes } from './routes/images.ts';
 import { importRoute } from './routes/imports.ts';
+import { machineAdoptionRoutes } from './routes/machine-adoption.ts';
+import { machineRoutes } from './routes/machines.ts';
 import { projectRoutes } from './routes/projects.ts';
 import { snapshotRoutes } from './routes/snapshots.ts';
 import { publicRoutes, systemRoutes } from './routes/system.ts';
@@ -29,6 +32,8 @@ import { compileSerializer } from './serialization.ts';
 import { EventStreams } from './sse.ts';
 import { compileValidator } from './validation.ts';
 
+const recheckMs = 15_000;
+
 export interface BuiltApp {
   readonly app: App;
   /** Begins the end: long waits and streams finish, new requests are refused. Call before `app.close()`. */
@@ -39,6 +44,7 @@ export interface BuildHooks {
   /** Called before any route is added; the OpenAPI generator comes in here. */
   readonly beforeRoutes?: (app: App) => Promise<void>;
   readonly streams?: EventStreams;
+  readonly recheckMs?: number;
 }
 
 export async function buildApp(options: AppOptions, logger: Logger, hooks: BuildHooks = {}): Promise<BuiltApp> {
@@ -49,6 +55,7 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
     ...options,
     closing: closing.signal,
     streams,
+    recheckMs: hooks.recheckMs ?? recheckMs,
   };
   const loggerInstance: FastifyBaseLogger = logger;
   const app: App = Fastify({
@@ -117,9 +124,12 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
       request.knownCaller = await authenticate(request, options.authenticator);
     });
     systemRoutes(scope, context);
+    machineRoutes(scope, context);
+    machineAdoptionRoutes(scope, context);
     driveRoutes(scope, context);
     importRoute(scope, context);
     snapshotRoutes(scope, context);
+    imageRoutes(scope, context);
     exportRoutes(scope, context);
     taskRoutes(scope, context);
     eventRoutes(scope, context);

@@ -35,7 +35,7 @@ export interface Server {
 
 /** What a test may put between. */
 export interface Seams {
-  /** Called at every durable step of the engine, by name; the crash campaign dies here. */
+  /** Called at every durable step of engine and machines, by name; the crash campaign dies here. */
   readonly onStep?: (name: string) => void;
 }
 
@@ -66,6 +66,7 @@ export async function assemble(config: Config, version: string, logger: Logger, 
     undo.push(() => engine.close());
     const recovered = await engine.open();
 
+    const bootDirectory = config.bootDirectory ?? join(config.data, 'boot');
     const metrics = new Metrics({ version, inventory: catalogInventory(catalog, engine) });
     const service = await createService({
       catalog,
@@ -73,10 +74,12 @@ export async function assemble(config: Config, version: string, logger: Logger, 
       config: {
         dataDirectory: config.data,
         importDirectory: config.importDirectory ?? null,
+        bootDirectory,
         maxImportBytes: config.maxImportBytes,
         maxDriveBytes: config.maxDriveBytes,
         gateway: await openGateways(catalog, config.data),
         observer: metrics.observer,
+        ...seams,
       },
       logger,
     });
@@ -94,6 +97,7 @@ export async function assemble(config: Config, version: string, logger: Logger, 
         },
         authenticator,
         facts: { version, engine: { name: engine.name, capabilities: engine.capabilities }, tools },
+        bootDirectory,
         metrics,
         maxImportBytes: config.maxImportBytes,
         metricsPublic: config.metricsPublic,

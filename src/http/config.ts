@@ -20,6 +20,7 @@ const configSchema = Type.Object({
   tlsCert: Type.Optional(path),
   tlsKey: Type.Optional(path),
   importDirectory: Type.Optional(path),
+  bootDirectory: Type.Optional(path),
   maxImportBytes: Type.Integer({ minimum: 1, maximum: Number.MAX_SAFE_INTEGER }),
   maxDriveBytes: Type.Integer({ minimum: 1024 ** 2, maximum: Number.MAX_SAFE_INTEGER }),
   highWaterPercent: Type.Number({ exclusiveMinimum: 0, maximum: 100 }),
@@ -59,6 +60,12 @@ export const settings: readonly Setting[] = [
     kind: 'path',
     takes: 'a directory',
     help: 'images in it may be imported by name; none when not set',
+  },
+  {
+    key: 'bootDirectory',
+    kind: 'path',
+    takes: 'a directory',
+    help: 'kernels in it may be named by machines; default DATA/boot',
   },
   {
     key: 'maxImportBytes',

@@ -42,6 +42,8 @@ export interface AppOptions {
   readonly accounts: Accounts;
   readonly authenticator: Pick<Authenticator, 'basic' | 'bearer' | 'callerFor'>;
   readonly facts: ServerFacts;
+  /** Absolute; told to operators only. */
+  readonly bootDirectory: string;
   readonly metrics: Metrics;
   readonly maxImportBytes: number;
   readonly metricsPublic: boolean;
@@ -53,6 +55,8 @@ export interface AppContext extends AppOptions {
   /** Aborted when the server begins to shut down: long waits end, streams close. */
   readonly closing: AbortSignal;
   readonly streams: EventStreams;
+  /** How often those who follow something are asked whether they still may. */
+  readonly recheckMs: number;
 }
 
 export type App = FastifyInstance<

@@ -2,7 +2,7 @@ import { connect } from 'node:net';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
 import { CalotypeError } from '../core/errors.ts';
 import type { BuiltApp } from './app.ts';
-import { aDrive, bearer, fakeApp } from './testing/fakes.ts';
+import { aDrive, bearer, fakeApp, fakeAuthenticator } from './testing/fakes.ts';
 
 const drive = aDrive();
 let built: BuiltApp;
@@ -270,4 +270,33 @@ describe('every failure is a problem body with a code', () => {
     expect(answer.json()).toMatchObject({ code: 'shutting_down', retryable: true });
     expect(answer.headers['retry-after']).toBe('2');
   });
+});
+
+describe('of a choice, what is wrong with the one that was meant', () => {
+  test.each([
+    [
+      { from: 'kernel', kernel: 'k', append: 'x'.repeat(2049) },
+      'boot.append',
+      /^boot\.append must not have more than 2048/,
+    ],
+    [{ from: 'kernel' }, 'boot.kernel', /^kernel is missing\.$/],
+    [{ from: 'kernel', kernel: 'k', extra: 1 }, 'boot.extra', /^Unknown field: "extra"\.$/],
+    [{ from: 'drive', kernel: 'k' }, 'boot.kernel', /^Unknown field: "kernel"\.$/],
+    [{ from: 'disk' }, 'boot.from', /^boot\.from must be one of: drive, kernel\.$/],
+    ['kernel', 'boot', /^boot must be object\.$/],
+  ])('%j', async (boot, field, message) => {
+    const payload = JSON.stringify({ name: 'm', memoryBytes: 2 ** 26, boot });
+    const answer = await built.app.inject({ method: 'POST', url: '/v1/machines', headers: json, payload });
+    expect(answer.json()).toMatchObject({ status: 400, field, detail: expect.stringMatching(message) });
+  });
+});
+
+test('the boot directory is told to operators only', async () => {
+  const ask = async () => (await built.app.inject({ url: '/v1', headers: bearer })).json();
+  expect(await ask()).toMatchObject({ bootDirectory: '/srv/boot', caller: { role: 'operator' } });
+  await built.app.close();
+  const { callerFor } = fakeAuthenticator;
+  const member: typeof callerFor = async (...given) => ({ ...(await callerFor(...given)), role: 'member' });
+  built = await fakeApp({}, { authenticator: { ...fakeAuthenticator, callerFor: member } });
+  expect(await ask()).toMatchObject({ bootDirectory: null, caller: { role: 'member' } });
 });

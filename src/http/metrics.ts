@@ -3,12 +3,19 @@
  * Gauges of the catalog are read when scraped, at most every ten seconds.
  */
 import type { Histogram, Registry } from 'prom-client';
+import type { MachinePower } from '../core/states.ts';
 import type { Observer } from '../service/observer.ts';
+
+export type CountedKind = 'machines' | 'drives' | 'snapshots' | 'images' | 'tasks';
 
 /** Counts that only the catalog and the engine know. */
 export interface Inventory {
-  /** Objects by kind (drives, snapshots, tasks) and state. */
-  counts(): Promise<readonly { kind: 'drives' | 'snapshots' | 'tasks'; state: string; count: number }[]>;
+  /** Objects by kind and state. */
+  counts(): Promise<readonly { kind: CountedKind; state: string; count: number }[]>;
+  /** Machines by what they do; every power is there. */
+  powers(): Promise<readonly { power: MachinePower; count: number }[]>;
+  /** What the memory of snapshots takes on the disk. */
+  memoryBytes(): Promise<number>;
   space(): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
 }
 
@@ -21,6 +28,23 @@ interface Observation {
 
 const maxKept = 50_000;
 const inventoryAgeMs = 10_000;
+
+/** Observations until their histogram is there. */
+class Seconds {
+  #kept: number[] = [];
+  #histogram: Histogram | undefined;
+
+  add(seconds: number): void {
+    if (this.#histogram !== undefined) this.#histogram.observe(seconds);
+    else if (this.#kept.length < maxKept) this.#kept.push(seconds);
+  }
+
+  handOver(histogram: Histogram): void {
+    this.#histogram = histogram;
+    for (const seconds of this.#kept) histogram.observe(seconds);
+    this.#kept = [];
+  }
+}
 
 export class Metrics {
   readonly #version: string;
@@ -40,6 +64,9 @@ export class Metrics {
   #active = 0;
   #snapshots = 0;
   #reclaimed = 0;
+  #deaths = 0;
+  readonly #pauses = new Seconds();
+  readonly #freezes = new Seconds();
 
   /** For the service. */
   readonly observer: Observer = {
@@ -58,6 +85,11 @@ export class Metrics {
     },
     bytesReclaimed: (bytes) => {
       this.#reclaimed += bytes;
+    },
+    guestPaused: (seconds) => this.#pauses.add(seconds),
+    guestFrozen: (seconds) => this.#freezes.add(seconds),
+    machineDied: () => {
+      this.#deaths++;
     },
   };
 
@@ -106,7 +138,7 @@ export class Metrics {
     build.set({ version: this.#version, node: process.versions.node }, 1);
     const objects = new Gauge({
       name: 'calotype_objects',
-      help: 'Drives, snapshots and tasks by state',
+      help: 'Machines, drives, snapshots, images and tasks by state',
       labelNames: ['kind', 'state'],
       registers,
     });
@@ -117,6 +149,35 @@ export class Metrics {
       registers,
     });
     const low = new Gauge({ name: 'calotype_space_low', help: '1 while creates are refused', registers });
+    const machines = new Gauge({
+      name: 'calotype_machines',
+      help: 'Machines by what they do',
+      labelNames: ['power'],
+      registers,
+    });
+    const memory = new Gauge({
+      name: 'calotype_memory_stored_bytes',
+      help: 'Space that the memory of snapshots takes',
+      registers,
+    });
+    const deaths = new Counter({
+      name: 'calotype_machine_deaths_total',
+      help: 'QEMU processes that ended without being told to',
+      registers,
+    });
+    const buckets = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30];
+    const pauses = new HistogramClass({
+      name: 'calotype_guest_pause_seconds',
+      help: 'How long running guests stood still for a snapshot of their memory',
+      buckets,
+      registers,
+    });
+    const freezes = new HistogramClass({
+      name: 'calotype_guest_freeze_seconds',
+      help: 'How long file systems of guests were frozen for a snapshot',
+      buckets,
+      registers,
+    });
     const streams = new Gauge({ name: 'calotype_event_streams', help: 'Clients that follow events', registers });
     const active = new Gauge({ name: 'calotype_tasks_active', help: 'Tasks that have not ended', registers });
     const snapshots = new Counter({
@@ -141,9 +202,10 @@ export class Metrics {
     const takeOver = (): void => {
       streams.set(this.#streamCount());
       active.set(this.#active);
-      for (const counter of [snapshots, reclaimed, ended, spent]) counter.reset();
+      for (const counter of [snapshots, reclaimed, deaths, ended, spent]) counter.reset();
       snapshots.inc(this.#snapshots);
       reclaimed.inc(this.#reclaimed);
+      deaths.inc(this.#deaths);
       for (const { kind, state, count, seconds } of this.#finished.values()) {
         ended.inc({ kind, state }, count);
         spent.inc({ kind, state }, seconds);
@@ -152,7 +214,14 @@ export class Metrics {
     const refresh = async (): Promise<void> => {
       if (performance.now() - this.#inventoryAt < inventoryAgeMs) return;
       this.#inventoryAt = performance.now();
-      const [counts, space] = await Promise.all([this.#inventory.counts(), this.#inventory.space()]);
+      const [counts, powers, memoryBytes, space] = await Promise.all([
+        this.#inventory.counts(),
+        this.#inventory.powers(),
+        this.#inventory.memoryBytes(),
+        this.#inventory.space(),
+      ]);
+      for (const { power, count } of powers) machines.set({ power }, count);
+      memory.set(memoryBytes);
       objects.reset();
       for (const { kind, state, count } of counts) objects.set({ kind, state }, count);
       bytes.set({ kind: 'free' }, space.freeBytes);
@@ -170,6 +239,8 @@ export class Metrics {
     for (const { method, route, status, seconds } of this.#kept) histogram.observe({ method, route, status }, seconds);
     this.#kept = [];
     this.#histogram = histogram;
+    this.#pauses.handOver(pauses);
+    this.#freezes.handOver(freezes);
     return registry;
   }
 }

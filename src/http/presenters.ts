@@ -1,13 +1,26 @@
 /** From the model to JSON: times as ISO 8601, optional totals, nothing else. */
 import type { StoredError } from '../core/errors.ts';
-import type { CatalogEvent, Drive, DriveExport, DriveSnapshot, Snapshot, Task } from '../core/model.ts';
-import { isoFromUs } from '../core/time.ts';
+import type {
+  CatalogEvent,
+  Drive,
+  DriveExport,
+  DriveSnapshot,
+  Image,
+  Machine,
+  MachineSnapshot,
+  Snapshot,
+  Task,
+} from '../core/model.ts';
+import { isoFromUs, nowUs } from '../core/time.ts';
 import type { Page, SnapshotNode } from '../service/interface.ts';
 import type {
   DriveBody,
   DriveSnapshotBody,
   EventBody,
   ExportBody,
+  ImageBody,
+  MachineBody,
+  MachineSnapshotBody,
   PageBody,
   SnapshotBody,
   SnapshotNodeBody,
@@ -38,11 +51,45 @@ export function presentDrive(drive: Drive): DriveBody {
     error: presentError(drive.error),
     basedOn: drive.basedOn,
     sourceId: drive.sourceId,
+    imageId: drive.imageId,
     snapshotCount: drive.snapshotCount,
     exported: drive.exported,
+    attachedTo: drive.attachedTo,
     createdAt: isoFromUs(drive.createdAt),
     updatedAt: isoFromUs(drive.updatedAt),
     version: drive.version,
+  };
+}
+
+export function presentMachine(machine: Machine): MachineBody {
+  const { runtime } = machine;
+  return {
+    ...machine,
+    hardware: { ...machine.hardware },
+    boot: machine.boot,
+    error: presentError(machine.error),
+    runtime:
+      runtime === null
+        ? null
+        : {
+            pid: runtime.pid,
+            accelerator: runtime.accelerator,
+            qemuVersion: runtime.qemuVersion,
+            startedAt: isoFromUs(runtime.startedAt),
+            uptimeSeconds: Math.max(0, Math.floor((nowUs() - runtime.startedAt) / 1e6)),
+          },
+    createdAt: isoFromUs(machine.createdAt),
+    updatedAt: isoFromUs(machine.updatedAt),
+  };
+}
+
+const millisecondsOf = (us: number | null): number | null => (us === null ? null : us / 1000);
+
+function presentMachineSnapshot({ frozenUs, pauseUs, ...snapshot }: MachineSnapshot): MachineSnapshotBody {
+  return {
+    ...snapshot,
+    frozenMilliseconds: millisecondsOf(frozenUs),
+    pauseMilliseconds: millisecondsOf(pauseUs),
   };
 }
 
@@ -75,11 +122,21 @@ export function presentSnapshot(snapshot: Snapshot): SnapshotBody {
     consistency: snapshot.consistency,
     complete: snapshot.complete,
     parts: snapshot.parts.map(presentPart),
+    machine: snapshot.machine === null ? null : presentMachineSnapshot(snapshot.machine),
     sizeBytes: snapshot.sizeBytes,
     createdBy: snapshot.createdBy,
     createdAt: isoFromUs(snapshot.createdAt),
     updatedAt: isoFromUs(snapshot.updatedAt),
     version: snapshot.version,
+  };
+}
+
+export function presentImage(image: Image): ImageBody {
+  return {
+    ...image,
+    error: presentError(image.error),
+    createdAt: isoFromUs(image.createdAt),
+    updatedAt: isoFromUs(image.updatedAt),
   };
 }
 
@@ -115,6 +172,7 @@ export function presentTask(task: Task): TaskBody {
     objectKind: task.objectKind,
     objectId: task.objectId,
     driveIds: task.driveIds,
+    machineId: task.machineId,
     progress: task.progress,
     result: task.result,
     error: presentError(task.error),

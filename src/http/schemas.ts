@@ -4,8 +4,15 @@
  */
 import Type, { type Static, type TSchema } from 'typebox';
 import { type ErrorCode, errorCatalogue } from '../core/errors.ts';
-import { taskKinds } from '../core/model.ts';
-import { driveTransitions, snapshotTransitions, taskTransitions } from '../core/states.ts';
+import { accelerators, imageKinds, machineKinds, taskKinds } from '../core/model.ts';
+import {
+  driveTransitions,
+  imageTransitions,
+  machinePowers,
+  machineTransitions,
+  snapshotTransitions,
+  taskTransitions,
+} from '../core/states.ts';
 
 /** One of several words. The type beside the list spares the serialiser a look. */
 export const oneOf = <const T extends string>(values: readonly T[], options: Record<string, unknown> = {}) =>
@@ -40,7 +47,9 @@ const list = <T>(items: object, more: Record<string, unknown> = {}) =>
 const keysOf = <T extends object>(table: T): (keyof T & string)[] =>
   Object.keys(table).filter((key): key is keyof T & string => key in table);
 export const driveStates = keysOf(driveTransitions);
+export const machineStates = keysOf(machineTransitions);
 export const snapshotStates = keysOf(snapshotTransitions);
+export const imageStates = keysOf(imageTransitions);
 export const taskStates = keysOf(taskTransitions);
 export const errorCodes: readonly ErrorCode[] = keysOf(errorCatalogue);
 
@@ -69,8 +78,14 @@ export const driveSchema = Type.Object(
     error: taskError,
     basedOn: nullable<string>('string', { description: 'the drive snapshot its present state descends from' }),
     sourceId: nullable<string>('string', { description: 'the drive snapshot it was cloned from' }),
+    imageId: nullable<string>('string', { description: 'the image it was made from, until it is flattened' }),
     snapshotCount: integer,
-    exported: Type.Boolean(),
+    exported: Type.Boolean({ description: 'served over NBD on request' }),
+    attachedTo: nullable<{ readonly machineId: string; readonly slot: number }>('object', {
+      description: 'the machine it is attached to, and where',
+      properties: { machineId: { type: 'string' }, slot: { type: 'integer' } },
+      required: ['machineId', 'slot'],
+    }),
     createdAt: time,
     updatedAt: time,
     version: Type.Integer({ description: 'the ETag' }),
@@ -78,6 +93,125 @@ export const driveSchema = Type.Object(
   { $id: 'Drive', description: 'A block volume' },
 );
 export type DriveBody = Static<typeof driveSchema>;
+
+const slots = list<{ readonly slot: number; readonly driveId: string }>({
+  type: 'object',
+  required: ['slot', 'driveId'],
+  properties: { slot: { type: 'integer' }, driveId: { type: 'string' } },
+});
+
+const hardware = Type.Object({
+  machineType: Type.String({ description: 'the versioned name that QEMU knows it by' }),
+  cpus: integer,
+  memoryBytes: integer,
+  macAddress: text,
+});
+
+export interface MachineBootBody {
+  readonly from: 'drive' | 'kernel';
+  readonly kernel?: string;
+  readonly initrd?: string | null;
+  readonly append?: string;
+}
+
+const boot = {
+  type: 'object',
+  required: ['from'],
+  properties: {
+    from: { type: 'string', enum: ['drive', 'kernel'] },
+    kernel: { type: 'string' },
+    initrd: { type: ['string', 'null'] },
+    append: { type: 'string' },
+  },
+};
+
+export interface MachineRuntimeBody {
+  readonly pid: number;
+  readonly accelerator: 'kvm' | 'tcg';
+  readonly qemuVersion: string;
+  readonly startedAt: string;
+  readonly uptimeSeconds: number;
+}
+
+export const machineSchema = Type.Object(
+  {
+    id,
+    number: Type.Integer({ description: 'never reused' }),
+    projectId: id,
+    name: text,
+    description: text,
+    kind: oneOf(machineKinds),
+    managed: Type.Boolean({ description: "its QEMU process is this server's" }),
+    state: oneOf(machineStates),
+    power: oneOf(machinePowers),
+    hardware,
+    boot: Type.Unsafe<MachineBootBody>(boot),
+    drives: slots,
+    meta,
+    tags,
+    error: taskError,
+    basedOn: nullable<string>('string', { description: 'the machine snapshot its present state descends from' }),
+    sourceId: nullable<string>('string', { description: 'the machine snapshot it was cloned from' }),
+    imageId: nullable<string>('string', { description: 'the image it was made from, which may be gone' }),
+    snapshotCount: integer,
+    runtime: nullable<MachineRuntimeBody>('object', {
+      description: 'its QEMU process; null while it is off',
+      properties: {
+        pid: { type: 'integer' },
+        accelerator: { type: 'string', enum: [...accelerators] },
+        qemuVersion: { type: 'string' },
+        startedAt: { type: 'string' },
+        uptimeSeconds: { type: 'integer' },
+      },
+      required: ['pid', 'accelerator', 'qemuVersion', 'startedAt', 'uptimeSeconds'],
+    }),
+    createdAt: time,
+    updatedAt: time,
+    version: Type.Integer({ description: 'the ETag' }),
+  },
+  { $id: 'Machine', description: 'A virtual machine' },
+);
+export type MachineBody = Static<typeof machineSchema>;
+
+export interface MachineSnapshotBody {
+  readonly machineId: string;
+  readonly machineName: string;
+  readonly parentId: string | null;
+  readonly current: boolean;
+  readonly power: string;
+  readonly hardware: Static<typeof hardware>;
+  readonly slots: readonly { readonly slot: number; readonly driveId: string }[];
+  readonly excluded: readonly string[];
+  readonly reason: string;
+  readonly frozenMilliseconds: number | null;
+  readonly pauseMilliseconds: number | null;
+  readonly memory: { method: string; streamBytes: number | null; storedBytes: number | null } | null;
+}
+
+export const machineSnapshotSchema = Type.Object(
+  {
+    machineId: id,
+    machineName: text,
+    parentId: nullable<string>('string', { description: 'the machine snapshot it was taken after' }),
+    current: Type.Boolean({ description: 'the machine descends directly from it' }),
+    power: oneOf(machinePowers, { description: 'what the machine did at that instant' }),
+    hardware,
+    slots,
+    excluded: list<string>({ type: 'string' }, { description: 'attached drives that were left out' }),
+    reason: Type.String({ description: 'why the consistency is what it is' }),
+    frozenMilliseconds: nullable<number>('number', { description: 'how long file systems were frozen' }),
+    pauseMilliseconds: nullable<number>('number', { description: 'how long the guest stood still' }),
+    memory: nullable<NonNullable<MachineSnapshotBody['memory']>>('object', {
+      properties: {
+        method: { type: 'string', enum: ['background', 'stopped'] },
+        streamBytes: { type: ['integer', 'null'] },
+        storedBytes: { type: ['integer', 'null'] },
+      },
+      required: ['method', 'streamBytes', 'storedBytes'],
+    }),
+  },
+  { $id: 'MachineSnapshot', description: 'What a snapshot of a machine says beyond its parts' },
+);
 
 export const driveSnapshotSchema = Type.Object(
   {
@@ -110,6 +244,10 @@ export const snapshotSchema = Type.Object(
     consistency: oneOf(['memory', 'filesystem', 'crash']),
     complete: Type.Boolean({ description: 'false once a part was deleted on its own' }),
     parts: list<DriveSnapshotBody>({ $ref: 'DriveSnapshot#' }),
+    machine: Type.Unsafe<MachineSnapshotBody | null>({
+      description: 'for a snapshot of a machine',
+      anyOf: [{ $ref: 'MachineSnapshot#' }, { type: 'null' }],
+    }),
     sizeBytes: nullableBytes,
     createdBy: nullableId,
     createdAt: time,
@@ -131,6 +269,66 @@ export const snapshotNodeSchema = Type.Object(
 );
 export type SnapshotNodeBody = Static<typeof snapshotNodeSchema>;
 
+export interface ImageMachineBody {
+  readonly name: string;
+  readonly kind: string;
+  readonly hardware: { readonly machineType: string; readonly cpus: number; readonly memoryBytes: number };
+  readonly boot: MachineBootBody;
+}
+
+export const imageSchema = Type.Object(
+  {
+    id,
+    number: Type.Integer({ description: 'never reused' }),
+    projectId: id,
+    name: text,
+    description: text,
+    kind: oneOf(imageKinds, { description: 'of one drive, or of a machine with its drives' }),
+    state: oneOf(imageStates),
+    meta,
+    tags,
+    error: taskError,
+    sizeBytes: Type.Integer({ description: 'what a client of its drives sees, all together' }),
+    consistency: oneOf(['filesystem', 'crash']),
+    drives: list<{ readonly slot: number; readonly name: string; readonly sizeBytes: number }>(
+      {
+        type: 'object',
+        required: ['slot', 'name', 'sizeBytes'],
+        properties: { slot: { type: 'integer' }, name: { type: 'string' }, sizeBytes: { type: 'integer' } },
+      },
+      { description: 'what it holds' },
+    ),
+    machine: nullable<ImageMachineBody>('object', {
+      description: 'what a machine made from it starts with; null for an image of a drive',
+      required: ['name', 'kind', 'hardware', 'boot'],
+      properties: {
+        name: { type: 'string' },
+        kind: { type: 'string', enum: [...machineKinds] },
+        hardware: {
+          type: 'object',
+          required: ['machineType', 'cpus', 'memoryBytes'],
+          properties: {
+            machineType: { type: 'string' },
+            cpus: { type: 'integer' },
+            memoryBytes: { type: 'integer' },
+          },
+        },
+        boot,
+      },
+    }),
+    sourceId: Type.String({ description: 'the snapshot it was made from, which may be gone' }),
+    cloneCount: Type.Integer({
+      description: 'drives made from it and not flattened since; while there are any, it is in use',
+    }),
+    createdBy: nullableId,
+    createdAt: time,
+    updatedAt: time,
+    version: Type.Integer({ description: 'the ETag' }),
+  },
+  { $id: 'Image', description: 'A template: one instant that never changes, for any number of drives and machines' },
+);
+export type ImageBody = Static<typeof imageSchema>;
+
 export const taskSchema = Type.Object(
   {
     id,
@@ -143,6 +341,7 @@ export const taskSchema = Type.Object(
     objectKind: nullable<string>('string'),
     objectId: nullable<string>('string'),
     driveIds: list<string>({ type: 'string' }),
+    machineId: nullableId,
     progress: Type.Object({
       done: integer,
       total: integer,
@@ -275,7 +474,7 @@ export const grantSchema = Type.Object(
     id,
     projectId: id,
     userId: id,
-    objectKind: oneOf(['drive', 'snapshot']),
+    objectKind: oneOf(['machine', 'drive', 'snapshot', 'image']),
     objectId: id,
     access: oneOf(['ro', 'rw']),
     createdAt: time,
@@ -304,10 +503,13 @@ export const problemSchema = Type.Object(
 
 /** Everything that is referred to by name. */
 export const sharedSchemas: readonly TSchema[] = [
+  machineSchema,
+  machineSnapshotSchema,
   driveSchema,
   driveSnapshotSchema,
   snapshotSchema,
   snapshotNodeSchema,
+  imageSchema,
   taskSchema,
   exportSchema,
   eventSchema,
@@ -322,8 +524,10 @@ export const sharedSchemas: readonly TSchema[] = [
 ];
 
 const ref = <T>(name: string) => Type.Unsafe<T>({ $ref: `${name}#` });
+export const machineRef = ref<MachineBody>('Machine');
 export const driveRef = ref<DriveBody>('Drive');
 export const snapshotRef = ref<SnapshotBody>('Snapshot');
+export const imageRef = ref<ImageBody>('Image');
 export const taskRef = ref<TaskBody>('Task');
 export const exportRef = ref<ExportBody>('Export');
 export const extentsRef = ref<Static<typeof extentsSchema>>('Changes');
@@ -335,8 +539,10 @@ export const tokenRef = ref<TokenBody>('Token');
 export const grantRef = ref<GrantBody>('Grant');
 
 export const taskAnswer = Type.Object({ task: taskRef });
+export const machineTaskAnswer = Type.Object({ task: taskRef, machine: machineRef });
 export const driveTaskAnswer = Type.Object({ task: taskRef, drive: driveRef });
 export const snapshotTaskAnswer = Type.Object({ task: taskRef, snapshot: snapshotRef });
+export const imageTaskAnswer = Type.Object({ task: taskRef, image: imageRef });
 export const noContent = Type.Null({ description: 'Done' });
 
 export interface PageBody<T> {

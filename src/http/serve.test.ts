@@ -83,6 +83,7 @@ describe('starting', () => {
   test('the first start makes credentials and says what to try; a later one finds everything as it was', async () => {
     const first = await start();
     expect(first.said).toContain(first.access.token);
+    expect(first.said).toContain('  calotype demo ');
     expect(first.said).toContain('calotype drive create disk1 1GiB');
     expect(statSync(join(data, 'access.json')).mode & 0o777).toBe(0o600);
     const made = await first.call('/drives', {

@@ -95,6 +95,8 @@ export function readyText(facts: ReadyFacts): string {
       '',
       'Try next, in another terminal (in a clone, `npm run calotype -- ` stands for `calotype `):',
       '',
+      '  calotype demo                                 # machines that run; what to do with them is said then',
+      '',
       '  calotype drive create disk1 1GiB',
       '  calotype drive export disk1 --writable',
       '  calotype snapshot create disk1 --name first',

@@ -8,6 +8,7 @@ import type { CatalogEvent } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
 import type { BuiltApp } from './app.ts';
 import type { AppOptions } from './context.ts';
+import { Metrics } from './metrics.ts';
 import { EventStreams, formatEvent } from './sse.ts';
 import { aDrive, aTask, bearer, type FakeServices, fakeApp, fakeAuthenticator } from './testing/fakes.ts';
 
@@ -293,6 +294,34 @@ describe('probes', () => {
     const trusted = { trustedProxies: ['127.0.0.1'] };
     expect((await ask('/metrics', { headers: { 'x-forwarded-for': '10.1.2.3' } }, trusted)).statusCode).toBe(401);
     expect((await ask('/metrics', { headers: { 'x-forwarded-for': '127.0.0.1' } }, trusted)).statusCode).toBe(200);
+  });
+
+  test('machines, and what snapshots cost their guests, are measured, also before the first scrape', async () => {
+    const metrics = new Metrics({
+      version: '1',
+      inventory: {
+        counts: async () => [{ kind: 'machines', state: 'available', count: 3 }],
+        powers: async () => [{ power: 'running', count: 3 }],
+        memoryBytes: async () => 4096,
+        space: async () => ({ freeBytes: 3, totalBytes: 10, reserveBytes: 1, low: false }),
+      },
+    });
+    metrics.observer.guestPaused?.(0.004);
+    metrics.observer.guestFrozen?.(0.3);
+    await metrics.collect();
+    metrics.observer.guestPaused?.(0.008);
+    metrics.observer.machineDied?.();
+    const { text } = await metrics.collect();
+    for (const line of [
+      'calotype_objects{kind="machines",state="available"} 3',
+      'calotype_machines{power="running"} 3',
+      'calotype_memory_stored_bytes 4096',
+      'calotype_machine_deaths_total 1',
+      'calotype_guest_pause_seconds_bucket{le="0.005"} 1',
+      'calotype_guest_pause_seconds_bucket{le="0.01"} 2',
+      'calotype_guest_freeze_seconds_bucket{le="0.5"} 1',
+    ])
+      expect(text).toContain(`${line}\n`);
   });
 
   test('requests are counted by route', async () => {

@@ -50,9 +50,10 @@ function missingObject(params: unknown): CalotypeError {
 }
 
 export function explain(
-  errors: readonly TLocalizedValidationError[],
+  all: readonly TLocalizedValidationError[],
   { isMissingBody = false, isQuery = false } = {},
 ): CalotypeError {
+  const errors = ofMeantBranch(all);
   const unknown = errors.find((e) => e.keyword === 'additionalProperties');
   const error = unknown ?? errors.find((e) => e.keyword !== 'boolean') ?? errors[0];
   if (error === undefined) return new CalotypeError('invalid_request');
@@ -73,7 +74,7 @@ export function explain(
     const field = [...path, names[0] ?? ''].join('.');
     const message = isMissingBody
       ? `A JSON body with ${names.join(', ')} is needed.`
-      : `${names.join(', ')} is missing.`;
+      : `${names.join(', ')} ${names.length === 1 ? 'is' : 'are'} missing.`;
     return new CalotypeError('invalid_request', message, { field });
   }
   // A query has no depth: `state=a&state=b` are values of one field.
@@ -83,6 +84,20 @@ export function explain(
   const message =
     allowed === undefined ? `${field} ${error.message}.` : `${field} must be one of: ${allowed.join(', ')}.`;
   return wrong(path[0] ?? '', field, message, allowed === undefined ? {} : { allowed });
+}
+
+/**
+ * Of a union whose members differ by a constant (`from: 'drive' | 'kernel'`), only what is wrong with the one that was
+ * meant; if none was, that the constant is none of those.
+ */
+function ofMeantBranch(errors: readonly TLocalizedValidationError[]): readonly TLocalizedValidationError[] {
+  const constants = errors.filter((e) => e.keyword === 'const');
+  const [first] = constants;
+  if (first === undefined) return errors;
+  const others = constants.map((e) => /^.*\/anyOf\/\d+(?=\/)/.exec(e.schemaPath)?.[0] ?? e.schemaPath);
+  const meant = errors.filter(({ schemaPath }) => !others.some((other) => `${schemaPath}/`.startsWith(`${other}/`)));
+  if (meant.some((e) => e.keyword !== 'anyOf')) return meant;
+  return [{ ...first, keyword: 'enum', params: { allowedValues: constants.map((e) => e.params.allowedValue) } }];
 }
 
 function wrong(top: string, field: string, message: string, more: Record<string, unknown> = {}): CalotypeError {

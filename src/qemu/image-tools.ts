@@ -8,6 +8,7 @@ import { constants } from 'node:fs';
 import { open, stat, unlink } from 'node:fs/promises';
 import { basename, dirname, resolve } from 'node:path';
 import { CalotypeError } from '../core/errors.ts';
+import { type Extents, normalizeExtents } from '../core/extents.ts';
 import { asSpaceError } from '../core/space-error.ts';
 import { type ImportLimits, inspectBytes, parseImportFormat, tooLarge } from './import-formats.ts';
 import { type Qcow2Header, readHeader } from './qcow2.ts';
@@ -241,6 +242,16 @@ export async function imageInfo(path: string, format = 'qcow2'): Promise<ImageIn
   };
 }
 
+/** Where a raw file holds data, as the file system tells. Takes no lock. */
+export async function mapRawFile(path: string): Promise<Extents> {
+  const outcome = await run(['qemu-img', 'map', '-U', '--output=json', '-f', 'raw', '--', fileName(path)]);
+  if (outcome.exitCode !== 0) throw failure('qemu-img map', outcome);
+  const ranges = JSON.parse(outcome.stdout) as { start: number; length: number; data: boolean; zero: boolean }[];
+  return normalizeExtents(
+    ranges.filter((range) => range.data && !range.zero).map(({ start, length }) => ({ start, length })),
+  );
+}
+
 const maxChain = 10_000;
 
 /**
@@ -462,7 +473,7 @@ export async function convertToQcow2(
 export async function rebase(
   path: string,
   newBacking: string | null,
-  options: RunOptions & { cwd?: string } = {},
+  options: RunOptions & { cwd?: string; backingFormat?: string } = {},
 ): Promise<void> {
   const cwd = options.cwd ?? dirname(resolve(path));
   const file = resolve(cwd, path);
@@ -470,7 +481,7 @@ export async function rebase(
     throw new CalotypeError('engine_failed', 'A backing name cannot hold a colon.', { newBacking });
   }
   const { sizeBytes } = await readHeader(file);
-  const backing = newBacking === null ? ['-b', ''] : ['-F', 'qcow2', '-b', newBacking];
+  const backing = newBacking === null ? ['-b', ''] : ['-F', options.backingFormat ?? 'qcow2', '-b', newBacking];
   const name = dirname(file) === resolve(cwd) ? `./${basename(file)}` : fileName(file);
   const outcome = await run(
     [

@@ -123,16 +123,16 @@ function encodeName(name: string): Buffer {
 
 /**
  * Creates an empty v3 overlay (128 KiB clusters, extended L2) of `sizeBytes`, a multiple of 512, and makes its content
- * durable. The name of `backing` is stored as given, with format `qcow2`.
+ * durable. The name of `backing` is stored as given, with its format (default `qcow2`).
  *
  * Refuses an existing path (EEXIST, as Node raises it). The directory entry is NOT durable: the caller fsyncs the
  * directory. A crash leaves no file, or a file that is short or empty and that nothing refers to; an error removes it.
  */
 export async function createOverlayFile(
   path: string,
-  options: { sizeBytes: number; backing: string | null },
+  options: { sizeBytes: number; backing: string | null; backingFormat?: string },
 ): Promise<void> {
-  const { sizeBytes, backing } = options;
+  const { sizeBytes, backing, backingFormat = 'qcow2' } = options;
   const l1Entries = Math.ceil(sizeBytes / ourBytesPerL1Entry);
   if (
     !Number.isSafeInteger(sizeBytes) ||
@@ -146,7 +146,7 @@ export async function createOverlayFile(
 
   const name = backing === null ? null : encodeName(backing);
   const extensions = [
-    ...(name === null ? [] : [encodeExtension(extensionBackingFormat, Buffer.from('qcow2'))]),
+    ...(name === null ? [] : [encodeExtension(extensionBackingFormat, Buffer.from(backingFormat))]),
     encodeExtension(extensionEnd, Buffer.alloc(0)),
   ];
   const fixed = Buffer.alloc(ourHeaderBytes);
@@ -367,12 +367,12 @@ function parseHeader(bytes: Buffer, code: DamageCode, path?: string): Qcow2Heade
 /**
  * Rewrites the backing name in place, or removes it with `null`, and makes that durable. One write that begins at byte
  * 0 and ends with the longer of both names: one sector for our own overlays with names below 370 bytes, which a crash
- * leaves whole, old or new. The format extension is kept, or written as `qcow2` where there was none.
+ * leaves whole, old or new. The format extension says `format` then.
  *
  * Only for files that NO process has open: a running QEMU holds the header in memory and would write the old name
  * back; it is told with `change-backing-file` instead. Guest data is not looked at: the new backing must read the same.
  */
-export async function setBackingName(path: string, name: string | null): Promise<void> {
+export async function setBackingName(path: string, name: string | null, format = 'qcow2'): Promise<void> {
   const nameBytes = name === null ? Buffer.alloc(0) : encodeName(name);
   const file = await open(path, constants.O_RDWR);
   try {
@@ -380,10 +380,8 @@ export async function setBackingName(path: string, name: string | null): Promise
     const header = parseHeader(bytes, 'layer_damaged', path);
     if (header.backing === name) return;
 
-    const kept = header.extensions.filter((e) => name !== null || e.type !== extensionBackingFormat);
-    if (name !== null && header.backingFormat === null) {
-      kept.unshift({ type: extensionBackingFormat, bytes: Buffer.from('qcow2') });
-    }
+    const kept = header.extensions.filter((e) => e.type !== extensionBackingFormat);
+    if (name !== null) kept.unshift({ type: extensionBackingFormat, bytes: Buffer.from(format) });
     const fixed = Buffer.from(bytes.subarray(0, header.headerBytes));
     const extensions = [...kept, { type: extensionEnd, bytes: Buffer.alloc(0) }].map((e) =>
       encodeExtension(e.type, e.bytes),

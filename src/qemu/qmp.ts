@@ -10,6 +10,8 @@ import { CalotypeError } from '../core/errors.ts';
 
 export interface QmpEvent {
   event: string;
+  /** When it happened by QEMU's clock, µs since 1970. */
+  atUs: number;
   data?: Record<string, unknown>;
 }
 
@@ -33,8 +35,9 @@ interface Pending {
   reject: (error: Error) => void;
 }
 
-interface Message extends Partial<QmpEvent> {
+interface Message extends Partial<Omit<QmpEvent, 'atUs'>> {
   id?: number;
+  timestamp?: { seconds: number; microseconds: number };
   return?: unknown;
   error?: { class: string; desc: string };
   QMP?: unknown;
@@ -140,10 +143,16 @@ export class QmpClient extends EventEmitter<{ event: [QmpEvent]; close: [] }> {
   }
 
   #take(line: string): void {
-    const message: Message = JSON.parse(line);
+    const message = parseMessage(line);
+    if (message === null) {
+      this.#socket.destroy(); // Whatever this is, it is no QEMU.
+      return;
+    }
     if (message.QMP !== undefined) this.#greeted?.();
-    else if (message.event !== undefined) this.emit('event', { event: message.event, data: message.data ?? {} });
-    else if (message.id !== undefined) {
+    else if (message.event !== undefined) {
+      const { seconds, microseconds } = message.timestamp ?? { seconds: 0, microseconds: 0 };
+      this.emit('event', { event: message.event, atUs: seconds * 1_000_000 + microseconds, data: message.data ?? {} });
+    } else if (message.id !== undefined) {
       const pending = this.#pending.get(message.id);
       this.#pending.delete(message.id);
       if (message.error === undefined) pending?.resolve(message.return);
@@ -161,5 +170,14 @@ export class QmpClient extends EventEmitter<{ event: [QmpEvent]; close: [] }> {
     for (const pending of this.#pending.values()) pending.reject(this.#gone());
     this.#pending.clear();
     this.emit('close');
+  }
+}
+
+function parseMessage(line: string): Message | null {
+  try {
+    const message: unknown = JSON.parse(line);
+    return typeof message === 'object' && message !== null ? message : null;
+  } catch {
+    return null;
   }
 }

@@ -1,10 +1,12 @@
 /** Finds what a request names, for a caller who may read or change it, in a state that allows what is asked. */
 import type { Db } from '../catalog/catalog.ts';
 import { type DriveRecord, findDrive, findDriveRow } from '../catalog/drives.ts';
-import type { DriveRow, DriveSnapshotRow, SnapshotRow } from '../catalog/schema.ts';
+import { findImage, findImageRow, type ImageRecord } from '../catalog/images.ts';
+import { attachmentOf, findMachine, findMachineRow, type MachineRecord } from '../catalog/machines.ts';
+import type { DriveRow, DriveSnapshotRow, ImageRow, MachineRow, SnapshotRow } from '../catalog/schema.ts';
 import { findPart, findSnapshot, findSnapshotRow, type SnapshotRecord } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
-import type { DriveId, DriveSnapshotId, ProjectId, SnapshotId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ImageId, MachineId, ProjectId, SnapshotId } from '../core/ids.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { type Action, assertReadable, assertWritable, type ProtectedKind } from './rights.ts';
@@ -57,6 +59,43 @@ export function assertDriveReady(context: Context, drive: DriveRow): void {
   });
 }
 
+/** @throws machine_running when the drive is in a machine that is not off */
+export async function assertNotRunning(db: Db, drive: { id: DriveId; name: string }): Promise<void> {
+  const attached = await attachmentOf(db, drive.id);
+  if (attached === undefined || attached.machine.power === 'off') return;
+  throw new CalotypeError('machine_running', `The drive ${drive.name} is in use by ${attached.machine.name}.`, {
+    driveId: drive.id,
+    machineId: attached.machine.id,
+    remedy: 'Stop the machine first.',
+  });
+}
+
+export async function readableMachine(db: Db, caller: Caller, id: MachineId): Promise<MachineRecord> {
+  const row = await findMachine(db, id);
+  await assertMay(db, caller, 'read', 'machine', id, row?.project_id);
+  if (row === undefined) throw notFound('machine', id);
+  return row;
+}
+
+/** A machine that the caller may change. */
+export async function machineRow(db: Db, caller: Caller, id: MachineId): Promise<MachineRow> {
+  const row = await findMachineRow(db, id);
+  await assertMay(db, caller, 'write', 'machine', id, row?.project_id);
+  if (row === undefined) throw notFound('machine', id);
+  return row;
+}
+
+/** @throws machine_not_ready, which names the task that the machine's state comes from */
+export function assertMachineReady(context: Context, machine: MachineRow): void {
+  if (machine.state === 'available') return;
+  const [holder] = context.runner.queueOf(machine.id);
+  throw new CalotypeError('machine_not_ready', `The machine ${machine.name} is ${machine.state}.`, {
+    machineId: machine.id,
+    state: machine.state,
+    ...(holder === undefined ? {} : { taskId: holder.row.id }),
+  });
+}
+
 export async function readableSnapshot(db: Db, caller: Caller, id: SnapshotId): Promise<SnapshotRecord> {
   const row = await findSnapshot(db, id);
   await assertMay(db, caller, 'read', 'snapshot', id, row?.project_id);
@@ -85,15 +124,44 @@ export async function partRow(
   return { part, snapshot };
 }
 
+/** The first task, of those that have not ended, that is about an object. */
+function holderOf(context: Context, objectId: string): { taskId?: string } {
+  for (const task of context.runner.active()) if (task.row.object_id === objectId) return { taskId: task.row.id };
+  return {};
+}
+
 /** @throws snapshot_not_ready */
 export function assertSnapshotReady(context: Context, snapshot: SnapshotRow): void {
   if (snapshot.state === 'available') return;
-  let holder: string | undefined;
-  for (const task of context.runner.active()) if (task.row.object_id === snapshot.id) holder ??= task.row.id;
   throw new CalotypeError('snapshot_not_ready', `The snapshot ${snapshot.name} is ${snapshot.state}.`, {
     snapshotId: snapshot.id,
     state: snapshot.state,
-    ...(holder === undefined ? {} : { taskId: holder }),
+    ...holderOf(context, snapshot.id),
+  });
+}
+
+export async function readableImage(db: Db, caller: Caller, id: ImageId): Promise<ImageRecord> {
+  const row = await findImage(db, id);
+  await assertMay(db, caller, 'read', 'image', id, row?.project_id);
+  if (row === undefined) throw notFound('image', id);
+  return row;
+}
+
+/** An image that the caller may change. */
+export async function imageRow(db: Db, caller: Caller, id: ImageId): Promise<ImageRow> {
+  const row = await findImageRow(db, id);
+  await assertMay(db, caller, 'write', 'image', id, row?.project_id);
+  if (row === undefined) throw notFound('image', id);
+  return row;
+}
+
+/** @throws image_not_ready, which names the task that the image's state comes from */
+export function assertImageReady(context: Context, image: ImageRow): void {
+  if (image.state === 'available') return;
+  throw new CalotypeError('image_not_ready', `The image ${image.name} is ${image.state}.`, {
+    imageId: image.id,
+    state: image.state,
+    ...holderOf(context, image.id),
   });
 }
 

@@ -3,7 +3,7 @@ import { addEvent, type Tx } from '../catalog/catalog.ts';
 import type { TaskRow } from '../catalog/schema.ts';
 import { endTask, saveTask } from '../catalog/tasks.ts';
 import { CalotypeError } from '../core/errors.ts';
-import type { DriveId } from '../core/ids.ts';
+import type { DriveId, MachineId } from '../core/ids.ts';
 import type { Task, TaskKind } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
 import type { WorkControl } from '../engine/engine.ts';
@@ -42,6 +42,10 @@ export class ActiveTask implements WorkControl {
     if (row.cancel_requested === 1) this.abort.abort();
   }
 
+  get machineId(): MachineId | null {
+    return this.row.machine_id;
+  }
+
   get number(): number {
     return this.row.number;
   }
@@ -70,11 +74,11 @@ export class ActiveTask implements WorkControl {
     if (this.signal.aborted) throw new CalotypeError('cancelled');
   }
 
-  /** Ends the task well, in the transaction that makes its work true. */
+  /** Ends the task well, in the transaction that makes its work true. A task ends once: later, only the work is kept. */
   async conclude(tx: Tx, result: TaskResult | null, outcome: Outcome): Promise<void> {
     const bytes = this.meter.unit === 'bytes';
     const total = bytes ? Math.max(this.meter.total, this.meter.done) : Math.max(1, this.meter.total);
-    await endTask(tx, {
+    const ended = await endTask(tx, {
       number: this.number,
       state: 'done',
       result: result === null ? null : JSON.stringify(result),
@@ -85,7 +89,7 @@ export class ActiveTask implements WorkControl {
       startedAt: this.row.started_at,
       at: nowUs(),
     });
-    await this.event(tx, outcome);
+    if (ended) await this.event(tx, outcome);
     this.concluded = result;
   }
 

@@ -1,9 +1,13 @@
 /** What every use case works with, put together once by `createService`. */
 import type { Catalog } from '../catalog/catalog.ts';
-import type { ExportId } from '../core/ids.ts';
+import type { ExportId, MachineId } from '../core/ids.ts';
 import type { Engine, NbdTarget } from '../engine/engine.ts';
+import type { AdoptedProcess } from '../qemu/adopted-process.ts';
+import type { MachineProcess } from '../qemu/machine-process.ts';
+import type { AdoptedMachines } from './adopted-machines.ts';
 import type { EventFeed } from './event-feed.ts';
 import type { ExportBook } from './export-book.ts';
+import type { MachineProcesses } from './machine-processes.ts';
 import type { Observer } from './observer.ts';
 import type { TaskRunner } from './runner.ts';
 import type { SizeBook } from './sizes.ts';
@@ -40,13 +44,21 @@ export interface ServiceConfig {
   readonly dataDirectory: string;
   /** Where the operator puts images to import; null: nowhere. */
   readonly importDirectory: string | null;
+  /** Where the operator puts kernels for machines to start by. */
+  readonly bootDirectory: string;
   readonly maxImportBytes: number;
   /** Largest size of a drive. */
   readonly maxDriveBytes: number;
   /** Default 90. */
   readonly keepEventsDays?: number;
+  /** Of what a guest writes to its serial port, so much of the end at least; default 8 MiB. */
+  readonly keptSerialBytes?: number;
+  /** How long a guest may take to let go of a drive, in milliseconds; 15,000 unless set. */
+  readonly unplugTimeoutMs?: number;
   readonly gateway?: Gateway;
   readonly observer?: Observer;
+  /** Called at every step of a change of a machine or image that a crash may come between, by name; a test dies here. */
+  readonly onStep?: (name: string) => void;
 }
 
 export interface Context {
@@ -58,4 +70,11 @@ export interface Context {
   readonly feed: EventFeed;
   readonly exports: ExportBook;
   readonly sizes: SizeBook;
+  readonly machines: MachineProcesses;
+  readonly adopted: AdoptedMachines;
+}
+
+/** The process of a machine that runs, whoever started it. */
+export function runningMachine(context: Context, id: MachineId): MachineProcess | AdoptedProcess | undefined {
+  return context.machines.find(id) ?? context.adopted.find(id);
 }

@@ -3,6 +3,7 @@ import { sql } from 'kysely';
 import type { Tx } from '../catalog/catalog.ts';
 import { findDriveRow, forgetDrive, moveDrive, pointsOfDrive } from '../catalog/drives.ts';
 import { exportsOfDrive, liveExportsOf } from '../catalog/exports.ts';
+import { attachmentOf } from '../catalog/machines.ts';
 import { removeParts } from '../catalog/snapshots.ts';
 import { CalotypeError } from '../core/errors.ts';
 import type { DriveId } from '../core/ids.ts';
@@ -38,6 +39,7 @@ export function deleteDrive(
           const earlier = runner.queueOf(id).find((queued) => queued.kind === 'drive.delete' && queued.ready);
           if (earlier !== undefined) return earlier;
         }
+        await assertNotAttached(tx, id);
         await assertNotExported(tx, id);
         if (options.snapshots === 'refuse') await assertNoSnapshots(tx, id);
         if (options.snapshots === 'delete') await beginDeletingSnapshots(tx, id);
@@ -83,6 +85,18 @@ function cancelUseless(context: Context, id: DriveId): void {
       .cancel(task)
       .catch((error) => context.logger.warn({ err: error, taskId: task.row.id }, 'a task could not be cancelled'));
   }
+}
+
+/** @throws drive_attached */
+async function assertNotAttached(tx: Tx, id: DriveId): Promise<void> {
+  const attached = await attachmentOf(tx, id);
+  if (attached === undefined) return;
+  throw new CalotypeError('drive_attached', `The drive is attached to ${attached.machine.name}.`, {
+    driveId: id,
+    machineId: attached.machine.id,
+    slot: attached.slot,
+    remedy: 'Detach it first.',
+  });
 }
 
 /** @throws drive_exported, with the ids of the exports */

@@ -6,7 +6,12 @@ import { DriveQueues, type Queued } from './drive-queues.ts';
 const a = newId<DriveId>();
 const b = newId<DriveId>();
 let number = 0;
-const task = (kind: TaskKind, ...driveIds: DriveId[]): Queued => ({ kind, driveIds, number: ++number });
+const task = (kind: TaskKind, ...driveIds: DriveId[]): Queued => ({
+  kind,
+  driveIds,
+  machineId: null,
+  number: ++number,
+});
 
 describe('drive queues', () => {
   it('let one change at a time have a drive, in order', () => {

@@ -1,14 +1,20 @@
 /**
- * One change at a time per drive: a first-in-first-out queue for each, in memory, rebuilt from the task rows at start. A
- * task over several drives waits for all of them; since it enters all queues in one step, no two wait for each other.
+ * One change at a time per drive and per machine: a first-in-first-out queue for each, in memory, rebuilt from the task
+ * rows at start. A task over several waits for all of them; since it enters all queues in one step, no two wait for each other.
  */
-import type { DriveId } from '../core/ids.ts';
+import type { DriveId, MachineId } from '../core/ids.ts';
 import type { TaskKind } from '../core/model.ts';
 
 export interface Queued {
   readonly kind: TaskKind;
   readonly number: number;
   readonly driveIds: readonly DriveId[];
+  readonly machineId: MachineId | null;
+}
+
+/** What it changes, and so waits for. */
+function keysOf(task: Queued): readonly string[] {
+  return task.machineId === null ? task.driveIds : [...task.driveIds, task.machineId];
 }
 
 /** Work that may take hours and leaves the drive's points in time alone: forgetting one of those need not wait for it. */
@@ -22,10 +28,10 @@ function mayOverlap(earlier: TaskKind, later: TaskKind): boolean {
 }
 
 export class DriveQueues<T extends Queued> {
-  readonly #queues = new Map<DriveId, T[]>();
+  readonly #queues = new Map<string, T[]>();
 
   add(task: T): void {
-    for (const id of task.driveIds) {
+    for (const id of keysOf(task)) {
       const queue = this.#queues.get(id);
       if (queue === undefined) this.#queues.set(id, [task]);
       else queue.push(task);
@@ -35,7 +41,7 @@ export class DriveQueues<T extends Queued> {
   /** Takes a task out and names those that may be able to run now, oldest first. */
   remove(task: T): T[] {
     const candidates = new Set<T>();
-    for (const id of task.driveIds) {
+    for (const id of keysOf(task)) {
       const queue = this.#queues.get(id);
       if (queue === undefined) continue;
       const at = queue.indexOf(task);
@@ -52,7 +58,7 @@ export class DriveQueues<T extends Queued> {
   /** The tasks that this one has to wait for. */
   blockers(task: T): T[] {
     const found = new Set<T>();
-    for (const id of task.driveIds) {
+    for (const id of keysOf(task)) {
       for (const earlier of this.#queues.get(id) ?? []) {
         if (earlier === task) break;
         if (!mayOverlap(earlier.kind, task.kind)) found.add(earlier);
@@ -62,7 +68,7 @@ export class DriveQueues<T extends Queued> {
   }
 
   mayRun(task: T): boolean {
-    return task.driveIds.every((id) => {
+    return keysOf(task).every((id) => {
       for (const earlier of this.#queues.get(id) ?? []) {
         if (earlier === task) return true;
         if (!mayOverlap(earlier.kind, task.kind)) return false;
@@ -71,8 +77,8 @@ export class DriveQueues<T extends Queued> {
     });
   }
 
-  /** What holds or waits for a drive, in order. */
-  of(id: DriveId): readonly T[] {
+  /** What holds or waits for a drive or machine, in order. */
+  of(id: DriveId | MachineId): readonly T[] {
     return this.#queues.get(id) ?? [];
   }
 }

@@ -1,7 +1,7 @@
 /** Carries out tasks that make, grow, check and flatten drives. */
 
 import type { Tx } from '../catalog/catalog.ts';
-import { forgetDrive, moveDrive, setDriveSize } from '../catalog/drives.ts';
+import { forgetDrive, leaveImage, moveDrive, setDriveSize } from '../catalog/drives.ts';
 import { findPart } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound, type StoredError } from '../core/errors.ts';
 import type { DriveId } from '../core/ids.ts';
@@ -50,13 +50,14 @@ export function registerDriveTasks(context: Context): void {
     pausable: false,
     async run(task, input) {
       const driveId = driveOf(task);
-      const { driveSnapshotId, sizeBytes } = input;
-      if ((await findPart(context.catalog.db, driveSnapshotId)) === undefined) {
+      const { driveSnapshotId, sizeBytes, imageId } = input;
+      if (imageId === undefined && (await findPart(context.catalog.db, driveSnapshotId)) === undefined) {
         throw notFound('drive snapshot', driveSnapshotId);
       }
       await engine.clone({ driveSnapshotId, driveId, sizeBytes }, async (tx) => {
         await moveDrive(tx, { id: driveId, from: 'creating', to: 'available', error: null, at: nowUs() });
-        await task.conclude(tx, { driveId }, { event: 'drive.cloned', detail: { driveSnapshotId, sizeBytes } });
+        const source = imageId === undefined ? { driveSnapshotId } : { imageId };
+        await task.conclude(tx, { driveId }, { event: 'drive.cloned', detail: { ...source, sizeBytes } });
       });
       return undefined;
     },
@@ -86,7 +87,10 @@ export function registerDriveTasks(context: Context): void {
     async run(task) {
       const driveId = driveOf(task);
       await untilSpace(context, task, () =>
-        engine.flatten(driveId, task, (tx) => task.conclude(tx, null, { event: 'drive.flattened' })),
+        engine.flatten(driveId, task, async (tx) => {
+          await leaveImage(tx, driveId);
+          await task.conclude(tx, null, { event: 'drive.flattened' });
+        }),
       );
       return undefined;
     },

@@ -1,14 +1,15 @@
 /** The use cases of drives; what is longer lives beside this file: imports, lists, downloads, deletion, reverts. */
 import { sql } from 'kysely';
-import { addEvent } from '../catalog/catalog.ts';
+import { addEvent, type Tx } from '../catalog/catalog.ts';
 import { driveNameExists, findDrive, insertDrive } from '../catalog/drives.ts';
+import type { DriveRow } from '../catalog/schema.ts';
 import { replaceTags } from '../catalog/tags.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, newId } from '../core/ids.ts';
 import type { Task } from '../core/model.ts';
 import { checkName, checkSize } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
-import { assertDriveReady, driveRow, ownerOf, readableDrive } from './access.ts';
+import { assertDriveReady, assertNotRunning, driveRow, ownerOf, readableDrive } from './access.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { downloadDrive } from './downloads.ts';
@@ -35,13 +36,13 @@ export function driveUseCases(context: Context): DriveUseCases {
     options: CreateOptions | undefined,
     kind: K,
     input: TaskInputs[K],
-    check?: (drive: { size_bytes: number }) => void,
+    check?: (tx: Tx, drive: DriveRow) => Promise<void>,
   ): Promise<Task> {
     const first = async (): Promise<Task> => {
       const task = await runner.change(async (tx, add) => {
         const drive = await driveRow(tx, caller, 'write', id);
         assertDriveReady(context, drive);
-        check?.(drive);
+        await check?.(tx, drive);
         const added = await add({
           kind,
           input,
@@ -138,7 +139,8 @@ export function driveUseCases(context: Context): DriveUseCases {
 
     resize(caller, id, sizeBytes, options) {
       const wanted = checkSize(sizeBytes, { max: config.maxDriveBytes }, 'sizeBytes');
-      return simpleChange(caller, id, options, 'drive.resize', { sizeBytes: wanted }, (drive) => {
+      return simpleChange(caller, id, options, 'drive.resize', { sizeBytes: wanted }, async (tx, drive) => {
+        await assertNotRunning(tx, drive);
         if (wanted < drive.size_bytes) {
           throw new CalotypeError('shrink_not_supported', undefined, { sizeBytes: drive.size_bytes, wanted });
         }

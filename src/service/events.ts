@@ -22,7 +22,7 @@ export function eventUseCases(context: Context): EventUseCases {
     if (event.project_id !== caller.projectId) return false;
     if (caller.role !== 'guest' || event.user_id === caller.userId) return true;
     const kind = event.object_kind;
-    if (kind !== 'drive' && kind !== 'snapshot') return false;
+    if (kind !== 'machine' && kind !== 'drive' && kind !== 'snapshot' && kind !== 'image') return false;
     return can(caller, 'read', { projectId: event.project_id, kind, id: event.object_id }, catalog.db);
   }
 

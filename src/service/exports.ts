@@ -95,7 +95,8 @@ export function exportUseCases(context: Context): ExportUseCases {
   }
 
   async function rowFor(caller: Caller, action: Action, id: ExportId): Promise<ExportRow> {
-    const row = await findExport(catalog.db, id);
+    const found = await findExport(catalog.db, id);
+    const row = found?.machine_id === null ? found : undefined;
     const object = row && kindOf(row);
     const asked = { kind: 'export', id };
     // Reading a drive takes an export, and so does ending that.
@@ -256,6 +257,7 @@ export function exportUseCases(context: Context): ExportUseCases {
         filter.driveId === undefined ? await allExports(catalog.db) : await exportsOfDrive(catalog.db, filter.driveId);
       const found: DriveExport[] = [];
       for (const row of rows) {
+        if (row.machine_id !== null) continue;
         if (await can(caller, 'read', kindOf(row), catalog.db)) found.push(toExport(row));
       }
       return found;
@@ -285,6 +287,10 @@ export function exportUseCases(context: Context): ExportUseCases {
   async function assertExportable(db: Db, driveId: DriveId, writable: boolean): Promise<void> {
     const others = await liveExportsOf(db, driveId);
     const blocking = writable ? others : others.filter((row) => row.writable === 1);
+    const machineId = blocking.find((row) => row.machine_id !== null)?.machine_id;
+    if (machineId !== undefined) {
+      throw new CalotypeError('machine_running', 'The drive is in use by a machine.', { driveId, machineId });
+    }
     if (blocking.length === 0) return;
     throw new CalotypeError('drive_exported', 'The drive is exported: it can have one writer or several readers.', {
       blocking: blocking.map((row) => row.id),

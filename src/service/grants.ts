@@ -6,7 +6,7 @@ import { sql } from 'kysely';
 import { addEvent, type Catalog, type Db, type Tx } from '../catalog/catalog.ts';
 import type { Access, GrantedKind, GrantRow } from '../catalog/schema.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
-import { type DriveId, type GrantId, newId, type ProjectId, type SnapshotId, type UserId } from '../core/ids.ts';
+import { type GrantId, newId, type ProjectId, type UserId } from '../core/ids.ts';
 import { nowUs } from '../core/time.ts';
 import type { Caller } from './caller.ts';
 import type { Page, PageRequest } from './interface.ts';
@@ -24,6 +24,8 @@ export interface Grant {
   readonly access: Access;
   readonly createdAt: number;
 }
+
+const grantedKinds: readonly GrantedKind[] = ['machine', 'drive', 'snapshot', 'image'];
 
 export interface NewGrant {
   /** Id, name or e-mail address of a member of the project. */
@@ -47,8 +49,10 @@ export class Grants {
   async create(caller: Caller, input: NewGrant): Promise<Grant> {
     assertProjectAdmin(caller, caller.projectId);
     checkAccess(input.access);
-    if (input.objectKind !== 'drive' && input.objectKind !== 'snapshot') {
-      throw new CalotypeError('invalid_request', 'A grant is on a drive or a snapshot.', { field: 'objectKind' });
+    if (!grantedKinds.includes(input.objectKind)) {
+      throw new CalotypeError('invalid_request', 'A grant is on a machine, a drive, a snapshot or an image.', {
+        field: 'objectKind',
+      });
     }
     const row = await this.#catalog.write(async (tx) => {
       const userId = await findMember(tx, caller, input.user);
@@ -172,21 +176,11 @@ async function findMember(tx: Tx, caller: Caller, asked: string): Promise<UserId
 }
 
 async function assertObject(tx: Tx, caller: Caller, kind: GrantedKind, id: string): Promise<void> {
-  const row =
-    kind === 'drive'
-      ? await tx
-          .selectFrom('drives')
-          .select('number')
-          .where('id', '=', sql<DriveId>`${id}`)
-          .where('project_id', '=', caller.projectId)
-          .where('state', '!=', 'deleted')
-          .executeTakeFirst()
-      : await tx
-          .selectFrom('snapshots')
-          .select('number')
-          .where('id', '=', sql<SnapshotId>`${id}`)
-          .where('project_id', '=', caller.projectId)
-          .executeTakeFirst();
+  const table = { machine: 'machines', drive: 'drives', snapshot: 'snapshots', image: 'images' } as const;
+  const found = await sql`
+    select number from ${sql.table(table[kind])}
+    where id = ${id} and project_id = ${caller.projectId} and state <> 'deleted'`.execute(tx);
+  const [row] = found.rows;
   if (row === undefined) throw notFound(kind, id);
 }
 

@@ -3,8 +3,8 @@
  * is; both are looked at by `inspectImport` before anything is made, since an image may point outside itself.
  */
 import { createWriteStream } from 'node:fs';
-import { lstat, mkdir, readdir, realpath, rm, stat } from 'node:fs/promises';
-import { isAbsolute, join, relative, resolve, sep } from 'node:path';
+import { mkdir, readdir, rm, stat } from 'node:fs/promises';
+import { join } from 'node:path';
 import { type Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { driveNameExists, insertDrive, moveDrive, setDriveSize } from '../catalog/drives.ts';
@@ -23,6 +23,7 @@ import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
 import { checkLabels } from './labels.ts';
 import { toDrive } from './objects.ts';
+import { resolveFile } from './operator-directory.ts';
 import { replayDrive } from './replay.ts';
 import { assertMayCreate } from './rights.ts';
 import { assertRoom } from './room.ts';
@@ -145,27 +146,13 @@ export async function resolveImportPath(directory: string | null, file: string):
       remedy: 'The operator can name one in the configuration.',
     });
   }
-  const refused = (why: string): CalotypeError => new CalotypeError('import_path_refused', why, { file });
-  if (file === '' || file.includes('\0') || isAbsolute(file))
-    throw refused('Give a path relative to the import directory.');
-  const root = await realpath(directory).catch((cause: unknown) => {
-    throw new CalotypeError('import_not_found', 'The import directory does not exist.', { file }, { cause });
-  });
-  const inside = (path: string): boolean => {
-    const way = relative(root, path);
-    return way !== '' && way !== '..' && !way.startsWith(`..${sep}`) && !isAbsolute(way);
-  };
-  const wanted = resolve(root, file);
-  if (!inside(wanted)) throw refused('The path leads out of the import directory.');
-  let real: string;
-  try {
-    real = await realpath(wanted);
-  } catch (cause) {
-    throw new CalotypeError('import_not_found', undefined, { file }, { cause });
-  }
-  if (!inside(real)) throw refused('The path leads out of the import directory.');
-  if (!(await lstat(real)).isFile()) throw refused('This is not a plain file.');
-  return real;
+  const imports = {
+    path: directory,
+    words: 'the import directory',
+    refused: 'import_path_refused',
+    missing: 'import_not_found',
+  } as const;
+  return resolveFile(imports, file);
 }
 
 export function registerImports(context: Context): void {

@@ -4,21 +4,43 @@
  */
 import type { Readable } from 'node:stream';
 import type { Extents } from '../core/extents.ts';
-import type { DriveId, DriveSnapshotId, ExportId, ProjectId, SnapshotId, TaskId } from '../core/ids.ts';
+import type {
+  DriveId,
+  DriveSnapshotId,
+  ExportId,
+  ImageId,
+  MachineId,
+  ProjectId,
+  SnapshotId,
+  TaskId,
+} from '../core/ids.ts';
 import type {
   CatalogEvent,
   Drive,
   DriveExport,
   DriveSnapshot,
   DriveUsage,
+  Image,
+  ImageKind,
+  Machine,
+  MachineBoot,
+  MachineKind,
   Meta,
   Snapshot,
   SnapshotUsage,
   Task,
 } from '../core/model.ts';
-import type { DriveState, SnapshotState, TaskState } from '../core/states.ts';
-import type { DoctorReport, ImageFormat } from '../engine/engine.ts';
+import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
+import type { DoctorReport, DriveFiles, ImageFormat } from '../engine/engine.ts';
+import type { SerialRange } from '../qemu/serial-log.ts';
 import type { Caller } from './caller.ts';
+import type { DriveFromImage, MachineFromImage } from './image-clones.ts';
+import type { AdoptionRequest, DisownInput } from './machine-adoption.ts';
+import type { MachineCloneRequest } from './machine-clones.ts';
+import type { MachineDeletion } from './machine-delete.ts';
+import type { MachineRevertRequest } from './machine-reverts.ts';
+import type { MachineSnapshotRequest } from './machine-snapshots.ts';
+import type { StopMode } from './machine-tasks.ts';
 
 export interface Page<T> {
   readonly items: readonly T[];
@@ -49,10 +71,13 @@ export interface NameFilter {
 export interface DriveFilter extends NameFilter {
   readonly states?: readonly DriveState[];
   readonly tag?: string;
+  /** Made from this image and not flattened since. */
+  readonly imageId?: ImageId;
 }
 
 export interface SnapshotFilter extends NameFilter {
   readonly driveId?: DriveId;
+  readonly machineId?: MachineId;
   readonly states?: readonly SnapshotState[];
   readonly tag?: string;
   /** µs, inclusive. */
@@ -137,6 +162,79 @@ export interface DriveUseCases {
   ): Promise<{ stream: Readable; sizeBytes: number | null; fileName: string }>;
 }
 
+export interface MachineFilter extends NameFilter {
+  readonly kinds?: readonly MachineKind[];
+  readonly states?: readonly MachineState[];
+  readonly powers?: readonly MachinePower[];
+  readonly tag?: string;
+}
+
+export type MachineSort = 'created' | 'name' | 'state' | 'power' | 'number';
+
+export interface MachineUseCases {
+  /** Off, with its drives in their slots; a drive without a slot gets the next free one. */
+  create(
+    caller: Caller,
+    input: Labels & {
+      name: string;
+      /** Default `vm`. */
+      kind?: MachineKind;
+      /** Default 1. */
+      cpus?: number;
+      memoryBytes: number;
+      drives?: readonly { driveId: DriveId; slot?: number }[];
+      /** Default: from its first drive. */
+      boot?: MachineBoot;
+    },
+    options?: CreateOptions,
+  ): Promise<WithTask<'machine', Machine>>;
+  list(
+    caller: Caller,
+    filter: MachineFilter,
+    sort: { by: MachineSort; order: SortOrder },
+    page: PageRequest,
+  ): Promise<Page<Machine>>;
+  get(caller: Caller, id: MachineId): Promise<Machine>;
+  /** Processors and memory only while it is off. */
+  update(caller: Caller, id: MachineId, update: Update & { cpus?: number; memoryBytes?: number }): Promise<Machine>;
+  /** @throws machine_has_snapshots unless `snapshots` says what to do with them and there are some */
+  delete(caller: Caller, id: MachineId, options: MachineDeletion & CreateOptions): Promise<Task>;
+  /** Operators only. @throws adoption_refused */
+  adopt(caller: Caller, input: AdoptionRequest, options?: CreateOptions): Promise<WithTask<'machine', Machine>>;
+  /** Where the drives of an adopted machine are; top first. @throws not_supported for others */
+  files(caller: Caller, id: MachineId): Promise<readonly DriveFiles[]>;
+  disown(caller: Caller, id: MachineId, input: Partial<DisownInput>, options?: CreateOptions): Promise<Task>;
+  start(caller: Caller, id: MachineId, input: { paused?: boolean }, options?: CreateOptions): Promise<Task>;
+  /** `graceful` (default): the guest is asked, and after the time limit (default 60 s) the plug is pulled. */
+  stop(
+    caller: Caller,
+    id: MachineId,
+    input: { mode?: StopMode; timeoutSeconds?: number },
+    options?: CreateOptions,
+  ): Promise<Task>;
+  pause(caller: Caller, id: MachineId, options?: CreateOptions): Promise<Task>;
+  resume(caller: Caller, id: MachineId, options?: CreateOptions): Promise<Task>;
+  reset(caller: Caller, id: MachineId, options?: CreateOptions): Promise<Task>;
+  attach(
+    caller: Caller,
+    id: MachineId,
+    input: { driveId: DriveId; slot?: number },
+    options?: CreateOptions,
+  ): Promise<Task>;
+  detach(caller: Caller, id: MachineId, driveId: DriveId, options?: CreateOptions): Promise<Task>;
+  /**
+   * What the guest has written to its serial port, from a byte on; a negative one counts from the end. With `follow` the
+   * stream goes on over all runs of the machine, until `signal` is aborted or the machine is deleted.
+   */
+  serialLog(
+    caller: Caller,
+    id: MachineId,
+    input: { fromByte: number; follow?: boolean; signal?: AbortSignal },
+  ): Promise<SerialRange>;
+  /** Types on the serial port. Resolves when the bytes are on their way. @throws machine_off, console_full */
+  typeOnConsole(caller: Caller, id: MachineId, bytes: Uint8Array): Promise<void>;
+}
+
 export interface SnapshotNode {
   readonly part: DriveSnapshot;
   readonly snapshot: Snapshot;
@@ -148,6 +246,12 @@ export interface SnapshotUseCases {
   create(
     caller: Caller,
     input: Labels & { driveIds: readonly DriveId[]; name?: string },
+    options?: CreateOptions,
+  ): Promise<WithTask<'snapshot', Snapshot>>;
+  /** All drives of a machine at one instant, but for those excluded; on request with its memory. */
+  createOfMachine(
+    caller: Caller,
+    input: MachineSnapshotRequest,
     options?: CreateOptions,
   ): Promise<WithTask<'snapshot', Snapshot>>;
   list(
@@ -170,6 +274,15 @@ export interface SnapshotUseCases {
   ): Promise<Task>;
   /** All its drives go back, in one step. */
   revert(caller: Caller, id: SnapshotId, input?: { keepSafety?: boolean }, options?: CreateOptions): Promise<Task>;
+  /** The machine goes back, or another one is put onto it, slot by slot. */
+  revertMachine(caller: Caller, id: SnapshotId, input?: MachineRevertRequest, options?: CreateOptions): Promise<Task>;
+  /** A new machine with new drives. */
+  cloneMachine(
+    caller: Caller,
+    id: SnapshotId,
+    input: MachineCloneRequest,
+    options?: CreateOptions,
+  ): Promise<WithTask<'machine', Machine>>;
   /** A new drive from one part; `part` may be left out when there is only one. */
   clone(
     caller: Caller,
@@ -192,6 +305,43 @@ export interface SnapshotUseCases {
   ): Promise<{ stream: Readable; sizeBytes: number | null; fileName: string }>;
 }
 
+export interface ImageFilter extends NameFilter {
+  readonly kinds?: readonly ImageKind[];
+  readonly states?: readonly ImageState[];
+  readonly tag?: string;
+}
+
+export type ImageSort = 'created' | 'name' | 'state' | 'number';
+
+/** Images never change but for their labels; there is no revert, no resize and no writing of them. */
+export interface ImageUseCases {
+  /** Of a machine, if the snapshot is of one; of one drive, with `part`, or if the snapshot is of one drive. Without its memory. */
+  create(
+    caller: Caller,
+    input: Labels & { snapshotId: SnapshotId; part?: DriveSnapshotId; name?: string },
+    options?: CreateOptions,
+  ): Promise<WithTask<'image', Image>>;
+  list(
+    caller: Caller,
+    filter: ImageFilter,
+    sort: { by: ImageSort; order: SortOrder },
+    page: PageRequest,
+  ): Promise<Page<Image>>;
+  get(caller: Caller, id: ImageId): Promise<Image>;
+  update(caller: Caller, id: ImageId, update: Update): Promise<Image>;
+  /** @throws image_in_use, with the drives that were made from it and not flattened since, and their machines */
+  delete(caller: Caller, id: ImageId, options?: { ifVersion?: number } & CreateOptions): Promise<Task>;
+  /** A new drive; `slot` may be left out when there is only one. */
+  clone(caller: Caller, id: ImageId, input: DriveFromImage, options?: CreateOptions): Promise<WithTask<'drive', Drive>>;
+  /** A new machine with new drives, off. */
+  cloneMachine(
+    caller: Caller,
+    id: ImageId,
+    input: MachineFromImage,
+    options?: CreateOptions,
+  ): Promise<WithTask<'machine', Machine>>;
+}
+
 export interface ExportUseCases {
   create(
     caller: Caller,
@@ -209,7 +359,7 @@ export interface ExportUseCases {
 export interface TaskUseCases {
   list(
     caller: Caller,
-    filter: { states?: readonly TaskState[]; objectId?: string; driveId?: DriveId },
+    filter: { states?: readonly TaskState[]; objectId?: string; driveId?: DriveId; machineId?: MachineId },
     page: PageRequest,
   ): Promise<Page<Task>>;
   get(caller: Caller, id: TaskId): Promise<Task>;
@@ -233,13 +383,18 @@ export interface EventUseCases {
 }
 
 export interface Service {
+  readonly machines: MachineUseCases;
   readonly drives: DriveUseCases;
   readonly snapshots: SnapshotUseCases;
+  readonly images: ImageUseCases;
   readonly exports: ExportUseCases;
   readonly tasks: TaskUseCases;
   readonly events: EventUseCases;
   doctor(caller: Caller, options: { repair: boolean }): Promise<DoctorReport>;
   space(caller: Caller): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
   readiness(): Promise<{ ready: boolean; reasons: readonly string[] }>;
-  projectIdOf(object: { kind: 'drive' | 'snapshot' | 'task'; id: string }): Promise<ProjectId | null>;
+  projectIdOf(object: {
+    kind: 'machine' | 'drive' | 'snapshot' | 'image' | 'task';
+    id: string;
+  }): Promise<ProjectId | null>;
 }

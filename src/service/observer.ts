@@ -8,4 +8,10 @@ export interface Observer {
   activeTasks?(count: number): void;
   snapshotTaken?(drives: number): void;
   bytesReclaimed?(bytes: number): void;
+  /** A running guest stood still for its memory to be taken. */
+  guestPaused?(seconds: number): void;
+  /** The file systems of a guest were frozen for a snapshot. */
+  guestFrozen?(seconds: number): void;
+  /** The process of a machine ended that nobody had told to. */
+  machineDied?(): void;
 }

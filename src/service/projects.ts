@@ -96,8 +96,8 @@ export class Projects {
   }
 
   /**
-   * For operators. Its memberships and grants go too. Drives and snapshots must have gone before, those in deletion
-   * included; the last project stays, for every caller acts in one.
+   * For operators. Its memberships and grants go too. Its machines, drives, snapshots and images must have gone before,
+   * those in deletion included; the last project stays, for every caller acts in one.
    * @throws `not_found`, `forbidden`, `project_not_empty`, `precondition_failed`
    */
   async delete(caller: Caller, asked: string, options: { ifVersion?: number } = {}): Promise<void> {
@@ -254,7 +254,7 @@ async function assertFree(tx: Tx, name: string, except: ProjectId | null): Promi
 }
 
 async function assertEmpty(tx: Tx, project: ProjectRow): Promise<void> {
-  const count = async (table: 'drives' | 'snapshots'): Promise<number> => {
+  const count = async (table: 'machines' | 'drives' | 'snapshots' | 'images'): Promise<number> => {
     const row = await tx
       .selectFrom(table)
       .select((eb) => eb.fn.countAll<number>().as('count'))
@@ -264,11 +264,15 @@ async function assertEmpty(tx: Tx, project: ProjectRow): Promise<void> {
   };
   const drives = await count('drives');
   const snapshots = await count('snapshots');
-  if (drives + snapshots > 0) {
-    throw new CalotypeError('project_not_empty', `Project ${project.name} still holds drives or snapshots.`, {
+  const machines = await count('machines');
+  const images = await count('images');
+  if (machines + drives + snapshots + images > 0) {
+    throw new CalotypeError('project_not_empty', `Project ${project.name} still holds objects.`, {
+      machines,
       drives,
       snapshots,
-      remedy: 'Delete its drives and snapshots first.',
+      images,
+      remedy: 'Delete its machines, drives, snapshots and images first.',
     });
   }
 }

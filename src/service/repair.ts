@@ -3,9 +3,11 @@
  * will take it out of there.
  */
 import { sql } from 'kysely';
+import { imagesByNumber, moveImage } from '../catalog/images.ts';
 import type { CalotypeError } from '../core/errors.ts';
 import { nowUs } from '../core/time.ts';
 import type { Context } from './context.ts';
+import { imageDeletion } from './image-delete.ts';
 
 const interrupted = JSON.stringify({
   code: 'internal',
@@ -18,7 +20,10 @@ export async function repairStates(context: Context): Promise<number> {
   const { catalog, runner } = context;
   const objects = new Set<string>();
   const deletedDrives = new Set<string>();
+  /** A clone of a machine makes several, none of which is the task's object. */
+  const cloned = new Set<string>();
   for (const task of runner.active()) {
+    if (task.kind === 'machine.clone') for (const id of task.driveIds) cloned.add(id);
     if (task.row.object_id !== null) objects.add(task.row.object_id);
     if (task.kind === 'drive.delete') for (const id of task.driveIds) deletedDrives.add(id);
   }
@@ -30,7 +35,7 @@ export async function repairStates(context: Context): Promise<number> {
     .where('state', 'in', ['creating', 'deleting'])
     .execute();
   for (const drive of drives) {
-    if (objects.has(drive.id)) continue;
+    if (objects.has(drive.id) || (drive.state === 'creating' && cloned.has(drive.id))) continue;
     repaired++;
     await runner.change(async (tx, add) => {
       if (drive.state === 'creating') {
@@ -92,6 +97,24 @@ export async function repairStates(context: Context): Promise<number> {
         objectId: snapshot.id,
         owner: { projectId: snapshot.project_id, userId: null, via: 'system' },
       });
+    });
+  }
+
+  const between = await catalog.db
+    .selectFrom('images')
+    .select(['id', 'number'])
+    .where('state', 'in', ['creating', 'deleting'])
+    .execute();
+  const left = between.filter((image) => !objects.has(image.id)).map((image) => image.number);
+  for (const image of await imagesByNumber(catalog.db, left)) {
+    repaired++;
+    await runner.change(async (tx, add) => {
+      if (image.state === 'deleting') {
+        await add({
+          ...imageDeletion(image),
+          owner: { projectId: image.project_id, userId: null, via: 'system' },
+        });
+      } else await moveImage(tx, { id: image.id, from: ['creating'], to: 'error', error: interrupted, at: nowUs() });
     });
   }
   return repaired;

@@ -1,15 +1,17 @@
 /** What a retry with a known idempotency key is answered: the object and the task of the first attempt, as they are now. */
 import { sql } from 'kysely';
 import { findDrive } from '../catalog/drives.ts';
+import { findImage } from '../catalog/images.ts';
+import { findMachine } from '../catalog/machines.ts';
 import { findSnapshot } from '../catalog/snapshots.ts';
 import { drivesOfTasks, findTask } from '../catalog/tasks.ts';
 import { notFound } from '../core/errors.ts';
-import type { DriveId, SnapshotId } from '../core/ids.ts';
-import type { Drive, Snapshot, Task } from '../core/model.ts';
+import type { DriveId, ImageId, MachineId, SnapshotId } from '../core/ids.ts';
+import type { Drive, Image, Machine, Snapshot, Task } from '../core/model.ts';
 import type { Context } from './context.ts';
 import type { FirstAttempt } from './idempotency.ts';
 import type { WithTask } from './interface.ts';
-import { toDrive, toSnapshot } from './objects.ts';
+import { toDrive, toImage, toMachine, toSnapshot } from './objects.ts';
 import { toStoredTask } from './task-view.ts';
 
 export async function replayTask(context: Context, attempt: FirstAttempt): Promise<Task> {
@@ -47,4 +49,32 @@ export async function replaySnapshot(context: Context, attempt: FirstAttempt): P
   const record = row === undefined ? undefined : await findSnapshot(db, row.id);
   if (record === undefined) throw notFound('snapshot', attempt.object_id ?? '');
   return { task, snapshot: toSnapshot(record) };
+}
+
+/** @throws not_found when the object was deleted since */
+export async function replayMachine(context: Context, attempt: FirstAttempt): Promise<WithTask<'machine', Machine>> {
+  const task = await replayTask(context, attempt);
+  const { db } = context.catalog;
+  const row = await db
+    .selectFrom('machines')
+    .select('id')
+    .where('id', '=', sql<MachineId>`${attempt.object_id}`)
+    .executeTakeFirst();
+  const record = row === undefined ? undefined : await findMachine(db, row.id);
+  if (record === undefined) throw notFound('machine', attempt.object_id ?? '');
+  return { task, machine: toMachine(record, context.machines.runtimeOf(record)) };
+}
+
+/** @throws not_found when the object was deleted since */
+export async function replayImage(context: Context, attempt: FirstAttempt): Promise<WithTask<'image', Image>> {
+  const task = await replayTask(context, attempt);
+  const { db } = context.catalog;
+  const row = await db
+    .selectFrom('images')
+    .select('id')
+    .where('id', '=', sql<ImageId>`${attempt.object_id}`)
+    .executeTakeFirst();
+  const record = row === undefined ? undefined : await findImage(db, row.id);
+  if (record === undefined) throw notFound('image', attempt.object_id ?? '');
+  return { task, image: toImage(record) };
 }

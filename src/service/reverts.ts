@@ -8,7 +8,15 @@ import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Task } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
-import { assertDriveReady, assertSnapshotReady, driveRow, ownerOf, partRow, readableSnapshot } from './access.ts';
+import {
+  assertDriveReady,
+  assertNotRunning,
+  assertSnapshotReady,
+  driveRow,
+  ownerOf,
+  partRow,
+  readableSnapshot,
+} from './access.ts';
 import type { ActiveTask, Outcome } from './active-task.ts';
 import type { Caller } from './caller.ts';
 import type { Compaction } from './compaction.ts';
@@ -40,6 +48,7 @@ export function revertDrive(
       });
     }
     assertDriveReady(context, drive);
+    await assertNotRunning(tx, drive);
     assertSnapshotReady(context, snapshot);
     const made = revertInput([part], snapshot, input.keepSafety);
     const added = await add({
@@ -83,6 +92,7 @@ export function revertSnapshot(
         });
       }
       assertDriveReady(context, drive);
+      await assertNotRunning(tx, drive);
     }
     const driveIds = snapshot.parts.map((part) => part.drive_id);
     const added = await add({
@@ -135,6 +145,8 @@ export function registerReverts(context: Context, reclaimer: Reclaimer, compacti
 
   async function run(task: ActiveTask, input: RevertInput) {
     if (task.holdsDrives) {
+      for (const drive of (await findDriveRows(catalog.db, task.driveIds)).values())
+        await assertNotRunning(catalog.db, drive);
       const ids = input.targets.map((target) => target.driveSnapshotId);
       const found = await findParts(catalog.db, ids);
       const gone = ids.find((id) => !found.some((part) => part.id === id));

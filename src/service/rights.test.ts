@@ -1,8 +1,9 @@
 import fc from 'fast-check';
 import { sql } from 'kysely';
 import { afterEach, beforeEach, describe, expect, test } from 'vitest';
-import type { Access } from '../catalog/schema.ts';
-import { type DriveId, type GrantId, newId } from '../core/ids.ts';
+import { insertMachine } from '../catalog/machines.ts';
+import type { Access, GrantedKind } from '../catalog/schema.ts';
+import { type DriveId, type GrantId, type MachineId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Caller } from './caller.ts';
 import {
   assertMayCreate,
@@ -36,6 +37,52 @@ async function grant(kind: 'drive' | 'snapshot', id: string, access: Access): Pr
   await fixture.grants.create(fixture.operator, { user: 'gus', objectKind: kind, objectId: id, access });
 }
 
+async function insertGrant(kind: GrantedKind, id: string, access: Access): Promise<void> {
+  await fixture.catalog.db
+    .insertInto('grants')
+    .values({
+      id: newId<GrantId>(),
+      project_id: guest.projectId,
+      user_id: guest.userId,
+      object_kind: kind,
+      object_id: id,
+      access,
+      created_at: 0,
+    })
+    .execute();
+}
+
+/** A machine of the project with these drives. */
+async function addMachine(driveIds: readonly DriveId[]): Promise<MachineId> {
+  const id = newId<MachineId>();
+  await insertMachine(fixture.catalog.db, {
+    id,
+    projectId: member.projectId,
+    name: 'machine',
+    description: '',
+    meta: '{}',
+    tags: [],
+    kind: 'vm',
+    managed: true,
+    hardware: { machineType: 'pc', cpus: 1, memoryBytes: 1 << 28, macAddress: '52:54:00:00:00:01' },
+    boot: { from: 'drive' },
+    sourceId: null,
+    slots: driveIds.map((driveId, slot) => ({ slot, driveId })),
+    at: 0,
+  });
+  return id;
+}
+
+async function addMachineSnapshot(machineId: MachineId, driveIds: readonly DriveId[]) {
+  const snapshot = await fixture.addSnapshot(member, driveIds);
+  await setMachine(snapshot.id, machineId);
+  return snapshot;
+}
+
+async function setMachine(id: SnapshotId, machineId: MachineId): Promise<void> {
+  await fixture.catalog.db.updateTable('snapshots').set({ machine_id: machineId }).where('id', '=', id).execute();
+}
+
 /** What a caller may do with an object: nothing, read, or write. */
 async function rightsOf(caller: Caller, of: ProtectedObject): Promise<'none' | 'ro' | 'rw'> {
   const read = await can(caller, 'read', of, fixture.catalog.db);
@@ -47,6 +94,7 @@ async function rightsOf(caller: Caller, of: ProtectedObject): Promise<'none' | '
 /** The ids that lists show. */
 async function visible(caller: Caller): Promise<Record<ProtectedKind, string[]>> {
   const { db } = fixture.catalog;
+  const machines = await db.selectFrom('machines').select('id').where(visibleFilter(caller, 'machine')).execute();
   const drives = await db.selectFrom('drives').select('id').where(visibleFilter(caller, 'drive')).execute();
   const snapshots = await db
     .selectFrom('snapshots as s')
@@ -59,10 +107,13 @@ async function visible(caller: Caller): Promise<Record<ProtectedKind, string[]>>
     .select('drive_snapshots.id')
     .where(visibleFilter(caller, 'driveSnapshot'))
     .execute();
+  const images = await db.selectFrom('images').select('id').where(visibleFilter(caller, 'image')).execute();
   return {
+    machine: machines.map((row) => row.id),
     drive: drives.map((row) => row.id),
     snapshot: snapshots.map((row) => row.id),
     driveSnapshot: parts.map((row) => row.id),
+    image: images.map((row) => row.id),
   };
 }
 
@@ -73,7 +124,13 @@ describe('members', () => {
     const foreignDrive = await fixture.addDrive(foreign.projectId);
     const roles: readonly Caller[] = [member, { ...member, role: 'admin' }, fixture.operator];
     for (const caller of roles) {
-      expect(await visible(caller)).toEqual({ drive: [drive], snapshot: [snapshot.id], driveSnapshot: snapshot.parts });
+      expect(await visible(caller)).toEqual({
+        machine: [],
+        drive: [drive],
+        snapshot: [snapshot.id],
+        driveSnapshot: snapshot.parts,
+        image: [],
+      });
     }
     await fixture.catalog.close();
     for (const caller of roles) {
@@ -93,7 +150,7 @@ describe('guests', () => {
     const drive = await fixture.addDrive(member.projectId);
     const snapshot = await fixture.addSnapshot(member, [drive]);
     await fixture.addSnapshot(member, []);
-    expect(await visible(guest)).toEqual({ drive: [], snapshot: [], driveSnapshot: [] });
+    expect(await visible(guest)).toEqual({ machine: [], drive: [], snapshot: [], driveSnapshot: [], image: [] });
     expect(await rightsOf(guest, object('drive', drive))).toBe('none');
     expect(await rightsOf(guest, object('snapshot', snapshot.id))).toBe('none');
     expect(await rightsOf(guest, object('driveSnapshot', snapshot.parts[0] ?? ''))).toBe('none');
@@ -111,7 +168,13 @@ describe('guests', () => {
       expect(await rightsOf(guest, object('driveSnapshot', snapshot.parts[0] ?? ''))).toBe(access);
       expect(await rightsOf(guest, object('drive', other))).toBe('none');
     }
-    expect(await visible(guest)).toEqual({ drive: [drive], snapshot: [snapshot.id], driveSnapshot: snapshot.parts });
+    expect(await visible(guest)).toEqual({
+      machine: [],
+      drive: [drive],
+      snapshot: [snapshot.id],
+      driveSnapshot: snapshot.parts,
+      image: [],
+    });
   });
 
   test('with a grant on a snapshot have only it', async () => {
@@ -119,9 +182,49 @@ describe('guests', () => {
     const snapshot = await fixture.addSnapshot(member, [drive]);
     await fixture.addSnapshot(member, [drive]);
     await grant('snapshot', snapshot.id, 'rw');
-    expect(await visible(guest)).toEqual({ drive: [], snapshot: [snapshot.id], driveSnapshot: snapshot.parts });
+    expect(await visible(guest)).toEqual({
+      machine: [],
+      drive: [],
+      snapshot: [snapshot.id],
+      driveSnapshot: snapshot.parts,
+      image: [],
+    });
     expect(await rightsOf(guest, object('drive', drive))).toBe('none');
     expect(await rightsOf(guest, object('snapshot', snapshot.id))).toBe('rw');
+  });
+
+  test('with a grant on a machine have its snapshots, but not its drives', async () => {
+    const one = await fixture.addDrive(member.projectId);
+    const two = await fixture.addDrive(member.projectId);
+    const machine = await addMachine([one, two]);
+    const other = await addMachine([]);
+    const snapshot = await addMachineSnapshot(machine, [one, two]);
+    const ofDrive = await fixture.addSnapshot(member, [one]);
+    const ofOther = await addMachineSnapshot(other, [one]);
+    expect(await rightsOf(guest, object('machine', machine))).toBe('none');
+    expect(await rightsOf(guest, object('snapshot', snapshot.id))).toBe('none');
+    for (const access of ['ro', 'rw'] as const) {
+      await fixture.catalog.db.deleteFrom('grants').execute();
+      await insertGrant('machine', machine, access);
+      expect(await rightsOf(guest, object('machine', machine))).toBe(access);
+      expect(await rightsOf(guest, object('snapshot', snapshot.id))).toBe(access);
+      for (const drive of [one, two]) expect(await rightsOf(guest, object('drive', drive))).toBe('none');
+      expect(await rightsOf(guest, object('machine', other))).toBe('none');
+      expect(await rightsOf(guest, object('snapshot', ofDrive.id))).toBe('none');
+      expect(await rightsOf(guest, object('snapshot', ofOther.id))).toBe('none');
+    }
+    expect(await visible(guest)).toMatchObject({ machine: [machine], drive: [], snapshot: [snapshot.id] });
+  });
+
+  test('with a grant on a drive of a machine have its snapshots, but not the machine', async () => {
+    const one = await fixture.addDrive(member.projectId);
+    const two = await fixture.addDrive(member.projectId);
+    const machine = await addMachine([one, two]);
+    const snapshot = await addMachineSnapshot(machine, [one, two]);
+    await insertGrant('drive', one, 'rw');
+    expect(await rightsOf(guest, object('machine', machine))).toBe('none');
+    expect(await rightsOf(guest, object('snapshot', snapshot.id))).toBe('ro');
+    expect((await visible(guest)).machine).toEqual([]);
   });
 
   test('see a snapshot of several drives by one of them, and change it by all', async () => {
@@ -177,7 +280,13 @@ describe('guests', () => {
       await fixture.addSnapshot(guest, []),
       await fixture.addSnapshot(member, []),
     ];
+    const machines = [await addMachine([at(0), at(1)]), await addMachine([])];
+    for (const [i, machine] of machines.entries()) {
+      const snapshot = snapshots[i + 1];
+      if (snapshot !== undefined) await setMachine(snapshot.id, machine);
+    }
     const all: { kind: ProtectedKind; id: string }[] = [
+      ...machines.map((id) => ({ kind: 'machine' as const, id })),
       ...drives.map((id) => ({ kind: 'drive' as const, id })),
       ...snapshots.map(({ id }) => ({ kind: 'snapshot' as const, id })),
       ...snapshots.flatMap(({ parts }) => parts.map((id) => ({ kind: 'driveSnapshot' as const, id }))),
@@ -192,23 +301,11 @@ describe('guests', () => {
         async (accesses) => {
           await fixture.catalog.write(async (tx) => {
             await tx.deleteFrom('grants').execute();
-            for (const [i, { kind, id }] of grantable.entries()) {
-              const access = accesses[i] ?? null;
-              if (access === null || kind === 'driveSnapshot') continue;
-              await tx
-                .insertInto('grants')
-                .values({
-                  id: newId<GrantId>(),
-                  project_id: guest.projectId,
-                  user_id: guest.userId,
-                  object_kind: kind,
-                  object_id: id,
-                  access,
-                  created_at: 0,
-                })
-                .execute();
-            }
           });
+          for (const [i, { kind, id }] of grantable.entries()) {
+            const access = accesses[i] ?? null;
+            if (access !== null && kind !== 'driveSnapshot') await insertGrant(kind, id, access);
+          }
           const listed = await visible(guest);
           for (const { kind, id } of all) {
             const rights = await rightsOf(guest, object(kind, id));

@@ -2,19 +2,19 @@
  * Who may do what. Members of a project may do everything with its objects; a guest only what grants say. What a caller
  * may not see answers exactly like what is not there. Every use case asks here before it acts, every list filters by it.
  *
- * A snapshot may cover several drives. A grant on any of them shows it to a guest; changing it as a whole takes `rw` on
+ * A grant on a machine goes for its snapshots, too. A snapshot may cover several drives. A grant on any of them shows it to a guest; changing it as a whole takes `rw` on
  * all of them, or on the snapshot. One drive's part of it (a drive snapshot) goes with that drive or the snapshot.
  */
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
 import type { Db } from '../catalog/catalog.ts';
-import type { Access } from '../catalog/schema.ts';
+import type { Access, GrantedKind } from '../catalog/schema.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import type { DriveSnapshotId, ProjectId, SnapshotId } from '../core/ids.ts';
 import type { Caller } from './caller.ts';
 
 export type Action = 'read' | 'write';
 
-export type ProtectedKind = 'drive' | 'snapshot' | 'driveSnapshot';
+export type ProtectedKind = 'machine' | 'drive' | 'snapshot' | 'driveSnapshot' | 'image';
 
 export interface ProtectedObject {
   readonly projectId: ProjectId;
@@ -30,8 +30,10 @@ export async function can(caller: Caller, action: Action, object: ProtectedObjec
   if (object.projectId !== caller.projectId) return false;
   if (caller.role !== 'guest') return true;
   switch (object.kind) {
+    case 'machine':
     case 'drive':
-      return allows(action, await grantedAccess(caller, 'drive', object.id, db));
+    case 'image':
+      return allows(action, await grantedAccess(caller, object.kind, object.id, db));
     case 'snapshot':
       return canGuestSnapshot(caller, action, object.id, db);
     case 'driveSnapshot':
@@ -112,24 +114,32 @@ export function visibleFilter(
   kind: ProtectedKind,
   tables: { table?: string; snapshots?: string } = {},
 ): RawBuilder<SqlBool> {
-  const table = tables.table ?? { drive: 'drives', snapshot: 'snapshots', driveSnapshot: 'drive_snapshots' }[kind];
+  const table =
+    tables.table ??
+    { machine: 'machines', drive: 'drives', snapshot: 'snapshots', driveSnapshot: 'drive_snapshots', image: 'images' }[
+      kind
+    ];
   const owner = kind === 'driveSnapshot' ? (tables.snapshots ?? 'snapshots') : table;
   const inProject = sql<SqlBool>`${sql.ref(`${owner}.project_id`)} = ${caller.projectId}`;
   if (caller.role !== 'guest') return inProject;
   // Lists of ids that do not depend on the row: the database reads them once, at a cost in what is granted.
   switch (kind) {
+    case 'machine':
     case 'drive':
-      return sql<SqlBool>`(${inProject} and ${sql.ref(`${table}.id`)} in (${grantedIds(caller, 'drive')}))`;
+    case 'image':
+      return sql<SqlBool>`(${inProject} and ${sql.ref(`${table}.id`)} in (${grantedIds(caller, kind)}))`;
     case 'snapshot':
       return sql<SqlBool>`(${inProject} and ${sql.ref(`${table}.id`)} in (${visibleSnapshotIds(caller)}))`;
     case 'driveSnapshot':
       return sql<SqlBool>`(${inProject} and (
         ${sql.ref(`${table}.drive_id`)} in (${grantedIds(caller, 'drive')})
-        or ${sql.ref(`${table}.snapshot_id`)} in (${grantedIds(caller, 'snapshot')})))`;
+        or ${sql.ref(`${table}.snapshot_id`)} in (${grantedIds(caller, 'snapshot')})
+        or ${sql.ref(`${table}.snapshot_id`)} in (
+          select m.id from snapshots m where m.machine_id in (${grantedIds(caller, 'machine')}))))`;
   }
 }
 
-function grantedIds(caller: Caller, kind: 'drive' | 'snapshot'): RawBuilder<unknown> {
+function grantedIds(caller: Caller, kind: GrantedKind): RawBuilder<unknown> {
   return sql`select g.object_id from grants g
     where g.user_id = ${caller.userId} and g.project_id = ${caller.projectId} and g.object_kind = ${kind}`;
 }
@@ -138,6 +148,7 @@ function visibleSnapshotIds(caller: Caller): RawBuilder<unknown> {
   return sql`${grantedIds(caller, 'snapshot')}
     union select p.snapshot_id from grants g join drive_snapshots p on p.drive_id = g.object_id
       where g.user_id = ${caller.userId} and g.project_id = ${caller.projectId} and g.object_kind = 'drive'
+    union select s.id from snapshots s where s.machine_id in (${grantedIds(caller, 'machine')})
     union select s.id from snapshots s
       where s.project_id = ${caller.projectId} and s.state in ('creating', 'error', 'deleting')
         and s.created_by = ${caller.userId}
@@ -148,12 +159,7 @@ function allows(action: Action, access: Access | null | undefined): boolean {
   return action === 'read' ? access === 'ro' || access === 'rw' : access === 'rw';
 }
 
-async function grantedAccess(
-  caller: Caller,
-  kind: 'drive' | 'snapshot',
-  id: string,
-  db: Db,
-): Promise<Access | undefined> {
+async function grantedAccess(caller: Caller, kind: GrantedKind, id: string, db: Db): Promise<Access | undefined> {
   const grant = await db
     .selectFrom('grants')
     .select('access')
@@ -167,6 +173,7 @@ async function grantedAccess(
 
 async function canGuestSnapshot(caller: Caller, action: Action, id: string, db: Db): Promise<boolean> {
   if (allows(action, await grantedAccess(caller, 'snapshot', id, db))) return true;
+  if (allows(action, await machineGrant(caller, id, db))) return true;
   const parts = await db
     .selectFrom('drive_snapshots as p')
     .leftJoin('grants as g', (join) =>
@@ -183,6 +190,17 @@ async function canGuestSnapshot(caller: Caller, action: Action, id: string, db: 
   return action === 'read'
     ? parts.some((part) => allows('read', part.access))
     : parts.every((part) => allows('write', part.access));
+}
+
+/** What a grant on the machine that a snapshot was taken of gives. */
+async function machineGrant(caller: Caller, id: string, db: Db): Promise<Access | undefined> {
+  const row = await db
+    .selectFrom('snapshots')
+    .select('machine_id')
+    .where('id', '=', sql<SnapshotId>`${id}`)
+    .executeTakeFirst();
+  const machineId = row?.machine_id ?? null;
+  return machineId === null ? undefined : grantedAccess(caller, 'machine', machineId, db);
 }
 
 /** A snapshot has no parts until the engine made them; meanwhile, or if that failed, it is its maker's. */
@@ -205,5 +223,6 @@ async function canGuestDriveSnapshot(caller: Caller, action: Action, id: string,
     .executeTakeFirst();
   if (part === undefined) return false;
   if (allows(action, await grantedAccess(caller, 'drive', part.drive_id, db))) return true;
-  return allows(action, await grantedAccess(caller, 'snapshot', part.snapshot_id, db));
+  if (allows(action, await grantedAccess(caller, 'snapshot', part.snapshot_id, db))) return true;
+  return allows(action, await machineGrant(caller, part.snapshot_id, db));
 }

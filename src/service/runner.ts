@@ -4,9 +4,9 @@
  * that had not ended, oldest first, and handlers find what they did before.
  */
 import type { Catalog, Tx } from '../catalog/catalog.ts';
-import { activeTasks, drivesOfTasks, endTask, insertTask, saveTask } from '../catalog/tasks.ts';
+import { activeTasks, drivesOfTasks, endTask, insertTask, saveTask, setTaskInput } from '../catalog/tasks.ts';
 import { CalotypeError, type StoredError, toStoredError } from '../core/errors.ts';
-import { type DriveId, newId, type ProjectId, type TaskId, type UserId } from '../core/ids.ts';
+import { type DriveId, type MachineId, newId, type ProjectId, type TaskId, type UserId } from '../core/ids.ts';
 import type { Task, TaskKind } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
 import { ActiveTask, type TaskResult } from './active-task.ts';
@@ -43,6 +43,7 @@ export interface TaskSpec<K extends TaskKind> {
   /** Made beforehand where the input or the object needs it. */
   readonly id?: TaskId;
   readonly driveIds: readonly DriveId[];
+  readonly machineId?: MachineId;
   readonly objectKind: string | null;
   readonly objectId: string | null;
   readonly owner: { readonly projectId: ProjectId | null; readonly userId: UserId | null; readonly via: string };
@@ -66,6 +67,7 @@ export class TaskRunner {
   readonly #active = new Map<TaskId, ActiveTask>();
   readonly #queues = new DriveQueues<ActiveTask>();
   readonly #running = new Set<Promise<void>>();
+  readonly #recovered = Promise.withResolvers<void>();
   #closing = false;
 
   /** `wake` is called after every commit that wrote events. */
@@ -100,9 +102,11 @@ export class TaskRunner {
 
   /**
    * Runs `work` in one transaction that may add tasks; once it is durable they are carried out. Queue positions are taken
-   * inside the transaction, so that they follow the tasks' numbers. `mayUseReserve` is for what gives space back.
+   * inside the transaction, so that they follow the tasks' numbers; before `recover` is done none can be. `mayUseReserve` is
+   * for what gives space back.
    */
   async change<T>(work: (tx: Tx, add: AddTask) => Promise<T>, options: { mayUseReserve?: boolean } = {}): Promise<T> {
+    await this.#recovered.promise;
     if (this.#closing) throw new CalotypeError('shutting_down');
     const added: ActiveTask[] = [];
     let result: T;
@@ -141,6 +145,7 @@ export class TaskRunner {
       unit: 'steps',
       holdsDrives: spec.holdsDrives ?? true,
       driveIds: spec.driveIds,
+      machineId: spec.machineId ?? null,
       at: nowUs(),
     });
     const task = new ActiveTask(row, spec.kind, spec.driveIds);
@@ -190,6 +195,7 @@ export class TaskRunner {
       });
     }
     for (const task of tasks) this.#enter(task);
+    this.#recovered.resolve();
     for (const task of tasks) task.ready = true;
     for (const task of tasks) this.#startIfFree(task);
     return tasks.length;
@@ -306,6 +312,13 @@ export class TaskRunner {
     }
   }
 
+  /** Writes down what a task found out and needs to know again after a crash. */
+  async keepInput(task: ActiveTask, input: object): Promise<void> {
+    const json = JSON.stringify(input);
+    await this.#catalog.write((tx) => setTaskInput(tx, task.number, json));
+    task.row.input_json = json;
+  }
+
   /** The foreground part of a task is durable: the next changes of its drives may go. */
   release(task: ActiveTask): void {
     if (!task.holdsDrives) return;
@@ -338,9 +351,9 @@ export class TaskRunner {
     return this.#active.values();
   }
 
-  /** What holds or waits for a drive, in order. */
-  queueOf(driveId: DriveId): readonly ActiveTask[] {
-    return this.#queues.of(driveId);
+  /** What holds or waits for a drive or machine, in order. */
+  queueOf(id: DriveId | MachineId): readonly ActiveTask[] {
+    return this.#queues.of(id);
   }
 
   abilities(task: ActiveTask): TaskAbilities {

@@ -9,6 +9,7 @@ import { pruneKeys } from '../catalog/idempotency.ts';
 import type { ProjectId } from '../core/ids.ts';
 import { nowUs } from '../core/time.ts';
 import type { Engine } from '../engine/engine.ts';
+import { AdoptedMachines } from './adopted-machines.ts';
 import { Compaction } from './compaction.ts';
 import type { Context, Logger, ServiceConfig } from './context.ts';
 import { registerDriveDelete } from './drive-delete.ts';
@@ -18,8 +19,21 @@ import { EventFeed } from './event-feed.ts';
 import { eventUseCases } from './events.ts';
 import { ExportBook } from './export-book.ts';
 import { exportUseCases, reopenGateways } from './exports.ts';
+import { registerImageCreate } from './image-create.ts';
+import { registerImageDelete } from './image-delete.ts';
+import { imageUseCases } from './images.ts';
 import { cleanTemporary, registerImports } from './imports.ts';
 import type { Service } from './interface.ts';
+import { registerMachineAdoption } from './machine-adoption.ts';
+import { registerMachineClones } from './machine-clones.ts';
+import { registerMachineDelete } from './machine-delete.ts';
+import { MachineProcesses } from './machine-processes.ts';
+import { registerMachineReverts } from './machine-reverts.ts';
+import { registerMachineSnapshots } from './machine-snapshots.ts';
+import { registerMachineTasks, settleMachine, settleUnplugged } from './machine-tasks.ts';
+import { machineUseCases } from './machines.ts';
+import { examineMemory } from './memory-doctor.ts';
+import { sweepMemory } from './memory-save.ts';
 import { Reclaimer } from './reclaim.ts';
 import { repairStates } from './repair.ts';
 import { registerReverts } from './reverts.ts';
@@ -45,6 +59,8 @@ export interface ServiceParts {
 export interface RunningService extends Service {
   /** What start-up found: tasks taken up, objects put right. */
   readonly recovered: { readonly tasks: number; readonly objects: number };
+  /** The machines that run now. */
+  readonly processes: MachineProcesses;
   /** Lets short work finish; what is left goes on at the next start. Neither engine nor catalog are closed. */
   close(graceMs?: number): Promise<void>;
 }
@@ -56,7 +72,13 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   const exports = new ExportBook();
   await exports.load(catalog);
   const sizes = new SizeBook({ catalog, engine, exports, logger });
-  const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes };
+  const { dataDirectory, keptSerialBytes } = config;
+  const machines = new MachineProcesses({ catalog, dataDirectory, logger, keptSerialBytes });
+  machines.wake = feed.wake;
+  machines.onDied = () => config.observer?.machineDied?.();
+  const adopted = new AdoptedMachines({ catalog, engine, logger });
+  adopted.wake = feed.wake;
+  const context: Context = { catalog, engine, config, logger, runner, feed, exports, sizes, machines, adopted };
   const compaction = new Compaction(context);
   const reclaimer = new Reclaimer(context);
 
@@ -65,19 +87,38 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   registerDriveDelete(context, reclaimer);
   registerSnapshotTasks(context, compaction);
   registerSnapshotDelete(context, reclaimer);
+  registerImageCreate(context);
+  registerImageDelete(context, reclaimer);
   registerReverts(context, reclaimer, compaction);
+  registerMachineTasks(context);
+  registerMachineDelete(context);
+  registerMachineSnapshots(context, compaction);
+  registerMachineReverts(context, compaction);
+  registerMachineClones(context);
+  registerMachineAdoption(context);
   const useCases = {
+    machines: machineUseCases(context),
     drives: driveUseCases(context),
     snapshots: snapshotUseCases(context),
+    images: imageUseCases(context),
     exports: exportUseCases(context),
     tasks: taskUseCases(context),
     events: eventUseCases(context),
   };
 
+  machines.onEnded = (machine) => settleMachine(context, machine);
+  machines.onUnplugged = (id) => void settleUnplugged(context, id);
+  await machines.adoptAll();
+  await adopted.watchAll();
+  engine.onServedAnew(() => {
+    machines.loseDrives().catch((error) => logger.error({ err: error }, 'machines could not be ended'));
+  });
   const tasks = await runner.recover();
+  for (const id of machines.running()) void settleUnplugged(context, id);
   const objects = await repairStates(context);
   await cleanTemporary(context);
   await reopenGateways(context);
+  await sweepMemory(context);
   const keepHouse = async (): Promise<void> => {
     try {
       await pruneKeys(catalog.db, nowUs());
@@ -93,10 +134,16 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   return {
     ...useCases,
     recovered: { tasks, objects },
+    processes: machines,
 
     async doctor(caller, options) {
       assertOperator(caller);
-      return engine.doctor(options);
+      const ofDrives = await engine.doctor(options);
+      const ofMemory = await examineMemory(context, options);
+      return {
+        findings: [...ofDrives.findings, ...ofMemory.findings],
+        checkedFiles: ofDrives.checkedFiles + ofMemory.checkedFiles,
+      };
     },
 
     space: () => engine.space(),
@@ -113,7 +160,9 @@ export async function createService(parts: ServiceParts): Promise<RunningService
     },
 
     async projectIdOf({ kind, id }) {
-      const table = kind === 'drive' ? 'drives' : kind === 'snapshot' ? 'snapshots' : 'tasks';
+      const table = { machine: 'machines', drive: 'drives', snapshot: 'snapshots', image: 'images', task: 'tasks' }[
+        kind
+      ];
       const found = await sql<{ project_id: ProjectId | null }>`
         select project_id from ${sql.table(table)} where id = ${id}`.execute(catalog.db);
       return found.rows[0]?.project_id ?? null;
@@ -123,6 +172,8 @@ export async function createService(parts: ServiceParts): Promise<RunningService
       clearInterval(house);
       compaction.close();
       await runner.close(graceMs);
+      machines.close();
+      adopted.close();
       await sizes.store();
       sizes.close();
     },

@@ -15,6 +15,7 @@ import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions } from './interface.ts';
 import { assertVersion } from './labels.ts';
+import { sweepMemory } from './memory-save.ts';
 import type { Reclaimer } from './reclaim.ts';
 import { replayTask } from './replay.ts';
 
@@ -123,6 +124,7 @@ export function registerSnapshotDelete(context: Context, reclaimer: Reclaimer): 
       }
       return reclaimer.run(context, task, input.driveIds);
     },
+    after: () => sweepMemory(context),
     async abandon(tx, task, input, error, cancelled) {
       if (!task.holdsDrives || !input.whole) return;
       const json = cancelled ? null : JSON.stringify(error);

@@ -2,6 +2,7 @@
 import { sql } from 'kysely';
 import { addEvent } from '../catalog/catalog.ts';
 import { findDriveRows } from '../catalog/drives.ts';
+import { findMachineRow } from '../catalog/machines.ts';
 import { findSnapshot, insertSnapshot, snapshotNameExists } from '../catalog/snapshots.ts';
 import { replaceTags } from '../catalog/tags.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
@@ -17,6 +18,9 @@ import { downloadSnapshot } from './downloads.ts';
 import { once, remember } from './idempotency.ts';
 import type { SnapshotUseCases } from './interface.ts';
 import { assertVersion, checkLabels, checkUpdate, compactTime, fitName } from './labels.ts';
+import { cloneMachine } from './machine-clones.ts';
+import { revertMachine } from './machine-reverts.ts';
+import { createMachineSnapshot } from './machine-snapshots.ts';
 import { toSnapshot } from './objects.ts';
 import { replaySnapshot } from './replay.ts';
 import { revertSnapshot } from './reverts.ts';
@@ -173,8 +177,18 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
       return toSnapshot(record, await sizes.fresh([record]));
     },
 
+    createOfMachine: (caller, input, options) => createMachineSnapshot(context, caller, input, options),
+    revertMachine: (caller, id, input, options) => revertMachine(context, caller, id, input, options),
+    cloneMachine: (caller, id, input, options) => cloneMachine(context, caller, id, input, options),
     delete: (caller, id, options) => deleteSnapshot(context, caller, id, options),
-    revert: (caller, id, input, options) => revertSnapshot(context, caller, id, input, options),
+    async revert(caller, id, input, options) {
+      const { machine_id: machineId } = await readableSnapshot(catalog.db, caller, id);
+      const machine = machineId === null ? undefined : await findMachineRow(catalog.db, machineId);
+      // Of a machine that is gone, drives are left.
+      return machine === undefined
+        ? revertSnapshot(context, caller, id, input, options)
+        : revertMachine(context, caller, id, input, options);
+    },
     clone: (caller, id, input, options) => cloneSnapshot(context, caller, id, input, options),
     tree: (caller, driveId) => snapshotTree(context, caller, driveId),
 

@@ -1,7 +1,13 @@
 /** What each kind of task is given: JSON in its row, read again when a restarted server takes it up. */
-import type { DriveId, DriveSnapshotId, ExportId, SnapshotId } from '../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ExportId, ImageId, SnapshotId } from '../core/ids.ts';
 import type { TaskKind } from '../core/model.ts';
 import type { ImageFormat } from '../engine/engine.ts';
+import type { ImageDeleteInput } from './image-delete.ts';
+import type { AdoptionInput, DisownInput } from './machine-adoption.ts';
+import type { MachineCloneInput } from './machine-clones.ts';
+import type { MachineRevertInput } from './machine-reverts.ts';
+import type { MachinePoints } from './machine-snapshots.ts';
+import type { StopMode } from './machine-tasks.ts';
 
 export interface RevertInput {
   readonly targets: readonly {
@@ -21,13 +27,30 @@ export interface ExportInput {
 }
 
 export interface TaskInputs extends Record<TaskKind, object> {
+  'machine.create': Record<string, never>;
+  'machine.clone': MachineCloneInput;
+  'machine.adopt': AdoptionInput;
+  'machine.disown': DisownInput;
+  'machine.delete': { drives: 'keep' | 'delete'; snapshots: 'keep' | 'delete' };
+  'machine.start': { paused: boolean };
+  /** `settle`: it ended by itself; only what served its drives is to go. */
+  'machine.stop': { mode: StopMode; timeoutMs: number; settle: boolean };
+  'machine.pause': Record<string, never>;
+  'machine.resume': Record<string, never>;
+  'machine.reset': Record<string, never>;
+  'machine.attach': { driveId: DriveId; slot: number };
+  /** `late`: the guest has let go of it by itself, after an earlier detachment gave up. */
+  'machine.detach': { driveId: DriveId; late: boolean };
+  'machine.snapshot': MachinePoints;
+  'machine.revert': MachineRevertInput;
   'drive.create': { sizeBytes: number };
   /** `upload`: the file is ours and goes when the task ends. */
   'drive.import': { path: string; format: ImageFormat; upload: boolean; fileBytes: number };
   'drive.resize': { sizeBytes: number };
   /** `before`: the state to go back to if it fails. */
   'drive.delete': { snapshots: 'keep' | 'delete'; before: 'available' | 'error' };
-  'drive.clone': { driveSnapshotId: DriveSnapshotId; sizeBytes: number };
+  /** `imageId`: the point is a part of this image, and of no snapshot. */
+  'drive.clone': { driveSnapshotId: DriveSnapshotId; sizeBytes: number; imageId?: ImageId };
   'drive.flatten': Record<string, never>;
   'drive.revert': RevertInput;
   'drive.check': Record<string, never>;
@@ -49,4 +72,6 @@ export interface TaskInputs extends Record<TaskKind, object> {
     whole: boolean;
     before: 'available' | 'error';
   };
+  'image.create': { imageId: ImageId; copies: readonly { from: DriveSnapshotId; to: DriveSnapshotId }[] };
+  'image.delete': ImageDeleteInput;
 }

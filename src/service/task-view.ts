@@ -43,6 +43,7 @@ export function toTask(
     objectKind: row.object_kind,
     objectId: row.object_id,
     driveIds,
+    machineId: row.machine_id,
     progress,
     result: row.result_json === null ? null : JSON.parse(row.result_json),
     error: parseStoredError(row.error_json),

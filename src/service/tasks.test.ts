@@ -1,8 +1,9 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
 import { CalotypeError } from '../core/errors.ts';
-import { type DriveId, newId, type TaskId } from '../core/ids.ts';
+import { type DriveId, type MachineId, newId, type TaskId } from '../core/ids.ts';
 import type { Task } from '../core/model.ts';
-import { codeOf, Harness } from './testing/harness.ts';
+import type { Caller } from './caller.ts';
+import { codeOf, Harness, mib } from './testing/harness.ts';
 
 let h: Harness;
 beforeEach(async () => {
@@ -224,5 +225,32 @@ describe('a task', () => {
       expect.anything(),
     ]);
     expect(second.nextCursor).toBeNull();
+  });
+});
+
+describe('the tasks of a machine', () => {
+  it('are listed by it, also for a guest to whom the machine is granted', async () => {
+    const machine = async (name: string) => {
+      const made = await h.service.machines.create(h.caller, { name, memoryBytes: 16 * mib });
+      await h.done(made.task);
+      return made;
+    };
+    const [web, other] = [await machine('web'), await machine('other')];
+    await h.drive();
+    const list = async (caller: Caller, machineId: MachineId) =>
+      (await h.service.tasks.list(caller, { machineId }, { withTotal: true })).items.map((task) => task.id);
+    expect(await list(h.caller, web.machine.id)).toEqual([web.task.id]);
+    expect(await list(h.caller, newId<MachineId>())).toEqual([]);
+
+    const guest = await h.person('gus', 'guest');
+    expect(await list(guest, web.machine.id)).toEqual([]);
+    await h.grant(guest, web.machine.id, 'ro', 'machine');
+    expect(await list(guest, web.machine.id)).toEqual([web.task.id]);
+    expect(await list(guest, other.machine.id)).toEqual([]);
+    expect((await h.service.tasks.get(guest, web.task.id)).machineId).toBe(web.machine.id);
+    await expect(h.service.tasks.get(guest, other.task.id)).rejects.toMatchObject({ code: 'not_found' });
+    const events = await h.service.events.list(guest, { objectId: web.machine.id });
+    expect(events.map((event) => event.kind)).toContain('machine.created');
+    expect(await h.service.events.list(guest, { objectId: other.machine.id })).toEqual([]);
   });
 });

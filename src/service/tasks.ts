@@ -22,6 +22,10 @@ export function taskUseCases(context: Context): TaskUseCases {
     if (row.project_id === null) return caller.role === 'operator';
     if (row.project_id !== caller.projectId) return false;
     if (caller.role !== 'guest' || row.user_id === caller.userId) return true;
+    if (row.machine_id !== null) {
+      const machine = { projectId: row.project_id, kind: 'machine', id: row.machine_id } as const;
+      if (await can(caller, action, machine, catalog.db)) return true;
+    }
     for (const id of driveIds) {
       const object = { projectId: row.project_id, kind: 'drive', id } as const;
       const allowed = await can(caller, action, object, catalog.db);
@@ -80,6 +84,7 @@ export function taskUseCases(context: Context): TaskUseCases {
         states,
         objectId: filter.objectId,
         driveId: filter.driveId,
+        machineId: filter.machineId,
         beforeNumber: after?.number ?? null,
         offset: request.offset,
         limit: request.limit + 1,

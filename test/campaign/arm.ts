@@ -1,7 +1,14 @@
 /** Where a process is to die: agreed between the campaign and the server it runs. */
 import { readFileSync, readlinkSync, realpathSync } from 'node:fs';
 
-export type Victim = 'server' | 'daemon' | 'both';
+/**
+ * `both`: server and storage daemon. Of machines: all their QEMU processes, what writes a guest's memory to its file, what
+ * sees to it that a frozen guest thaws.
+ */
+export type Victim = 'server' | 'daemon' | 'both' | 'qemu' | 'writer' | 'guard';
+
+export const killsServer = (victim: Victim): boolean => victim === 'server' || victim === 'both';
+export const killsDaemon = (victim: Victim): boolean => victim === 'daemon' || victim === 'both';
 
 /** Death at the n-th time that the server passes a named step from now on. */
 export interface Arm {

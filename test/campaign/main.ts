@@ -3,7 +3,7 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import { Campaign, stepsOfEngine } from './campaign.ts';
+import { Campaign, stepsOfEngine, stepsOfMachines } from './campaign.ts';
 import { summaryOf } from './report.ts';
 
 const { values } = parseArgs({
@@ -12,22 +12,32 @@ const { values } = parseArgs({
     seed: { type: 'string' },
     directory: { type: 'string' },
     steps: { type: 'string' },
+    machines: { type: 'string', default: '0' },
+    minutes: { type: 'string' },
     quiet: { type: 'boolean', default: false },
     help: { type: 'boolean', default: false },
   },
 });
 
 if (values.help) {
-  console.log(`npm run campaign -- [--kills N] [--seed N] [--directory DIR] [--steps NAME,…] [--quiet]
+  console.log(`npm run campaign -- [--kills N] [--seed N] [--directory DIR] [--steps NAME,…] [--machines N] [--minutes N] [--quiet]
 
 Kills the server and its storage daemon N times (100) at random instants and at named steps, and checks everything after
 each. --directory: where its data goes (a temporary directory). --steps: die at these only; the engine names
-${stepsOfEngine().join(', ')}.`);
+${stepsOfEngine().join(', ')}.
+--minutes: end after so long, even with fewer kills.
+--machines: so many machines with guests run meanwhile (0), and their QEMU and helper processes are killed, too; steps of theirs are
+${stepsOfMachines().join(', ')}.`);
   process.exit(0);
 }
 
 const kills = Number(values.kills);
 const seed = values.seed === undefined ? Math.floor(Math.random() * 1e9) : Number(values.seed);
+const machines = Number(values.machines);
+if (!Number.isSafeInteger(machines) || machines < 0) {
+  console.error('--machines takes a whole number.');
+  process.exit(2);
+}
 if (!Number.isSafeInteger(kills) || kills < 1 || !Number.isSafeInteger(seed) || seed < 0) {
   console.error('--kills and --seed take whole numbers.');
   process.exit(2);
@@ -42,6 +52,8 @@ const campaign = new Campaign({
   kills,
   seed,
   directory,
+  machines,
+  ...(values.minutes === undefined ? {} : { minutes: Number(values.minutes) }),
   ...(values.steps === undefined ? {} : { steps: values.steps.split(',') }),
   say: (line) => {
     done++;

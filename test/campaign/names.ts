@@ -1,6 +1,9 @@
 /** Which objects of the server the campaign's names stand for. */
 import type { DriveBody, ExportBody, SnapshotBody } from '../../src/http/schemas.ts';
 
+/** All that belongs to the machines of a campaign is named so, and looked after by them. */
+export const machinePrefix = 'mx';
+
 export class Names {
   readonly drives = new Map<string, string>();
   readonly snapshots = new Map<string, { id: string; parts: Map<string, string> }>();

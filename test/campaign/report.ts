@@ -27,6 +27,7 @@ export function summaryOf(totals: Totals, seconds: number): string {
       'checks',
       `${checks.checks}: ${checks.parts} snapshots and ${checks.drives} drives read whole, ${mebibytes(checks.bytes)} MiB compared, ${checks.sizes} sizes`,
     ],
+    ...(totals.machines.size === 0 ? [] : [['machines', list(totals.machines)] satisfies [string, string]]),
     ['time', `${seconds.toFixed(0)} s`],
   ];
   const width = Math.max(...rows.map(([name]) => name.length));

@@ -4,7 +4,8 @@
  */
 import { openSync, writeSync } from 'node:fs';
 import module from 'node:module';
-import { type Arm, armVariable, daemonPidOf, traceVariable } from './arm.ts';
+import { type Arm, armVariable, daemonPidOf, killsDaemon, killsServer, traceVariable } from './arm.ts';
+import { killHelpers } from './machine-eyes.ts';
 
 module.enableCompileCache(new URL('../../node_modules/.cache/calotype', import.meta.url).pathname);
 
@@ -22,11 +23,12 @@ function load(next: Arm | null): void {
 
 function strike({ victim, step }: Arm): void {
   writeSync(trace, `${performance.now().toFixed(1)} kill ${victim} at ${step}\n`);
-  if (victim !== 'server') {
+  if (killsDaemon(victim)) {
     const pid = daemonPidOf(data);
     if (pid !== 0) process.kill(pid, 'SIGKILL');
   }
-  if (victim !== 'daemon') process.kill(process.pid, 'SIGKILL');
+  if (killsServer(victim)) process.kill(process.pid, 'SIGKILL');
+  killHelpers(data, victim);
 }
 
 function onStep(name: string): void {

@@ -139,7 +139,7 @@ export class Workload {
   async stop(): Promise<void> {
     const writers = [...this.#writers.values()];
     this.#writers.clear();
-    for (const writer of writers) writer.expectsCut = true;
+    for (const writer of writers) writer.expectCut();
     await Promise.all(writers.map((writer) => writer.stop()));
   }
 
@@ -168,7 +168,7 @@ export class Workload {
     try {
       if (writer !== undefined && (plan.kind === 'unexport' || plan.kind === 'resize')) {
         if (random.chance(0.3)) await writer.pause();
-        writer.expectsCut = true;
+        writer.expectCut();
       }
       await work();
       if (random.chance(0.1) && serverIsAlive()) {
@@ -194,7 +194,7 @@ export class Workload {
     const writer = this.#writers.get(plan.drive);
     if (writer === undefined) return;
     setTimeout(() => {
-      writer.expectsCut = false;
+      writer.cutIsOver();
     }, cutDelayMs).unref();
     writer.resume();
   }

@@ -46,8 +46,9 @@ export class Writer {
   #stopped = false;
   #wake: (() => void)[] = [];
   #idle: (() => void)[] = [];
-  /** Being cut off is expected: its export ends or is made anew. */
-  expectsCut = false;
+  #cutsExpected = 0;
+  /** Clients that were there when a cut began to be expected: they may come to notice it late. */
+  readonly #toBeCut = new WeakSet<NbdClient>();
 
   constructor(drive: string, address: { path: string; exportName: string }, deps: WriterDeps) {
     this.drive = drive;
@@ -60,6 +61,21 @@ export class Writer {
   resume(): void {
     this.#paused = false;
     for (const wake of this.#wake.splice(0)) wake();
+  }
+
+  /** Being cut off is expected from now on: its export ends or is made anew. */
+  expectCut(): void {
+    if (this.#client !== undefined) this.#toBeCut.add(this.#client);
+    this.#cutsExpected++;
+  }
+
+  /** One of the reasons to expect it is over. */
+  cutIsOver(): void {
+    this.#cutsExpected--;
+  }
+
+  get expectsCut(): boolean {
+    return this.#cutsExpected > 0;
   }
 
   /** Waits for the answers due. */
@@ -169,8 +185,9 @@ export class Writer {
     }
     const { ledger } = this.#deps;
     const at = ledger.oracle.clock;
-    if (!this.expectsCut) ledger.crashed(this.drive, at);
-    void this.#judge(at, this.#daemonPid, this.expectsCut, error);
+    const expected = this.expectsCut || this.#toBeCut.has(client);
+    if (!expected) ledger.crashed(this.drive, at);
+    void this.#judge(at, this.#daemonPid, expected, error);
   }
 
   /** Why the connection was lost. A process that is being killed closes its sockets a little before it is gone. */

@@ -1,12 +1,14 @@
 /** Options and columns that several nouns share. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import type { Change, Drive, Meta, Snapshot } from '../api-types.ts';
+import type { Change, Drive, Image, Machine, Meta, Snapshot } from '../api-types.ts';
 import type { Query } from '../client.ts';
 import type { Context } from '../context.ts';
 import { CliError, usageError } from '../errors.ts';
 import { exitCodes } from '../exit-codes.ts';
+import { paint } from '../io.ts';
 import { formatAge, formatSize, parseInteger, parseSize } from '../sizes.ts';
 import type { Column } from '../table.ts';
+import type { TreeStyle } from '../tree.ts';
 import { type ChangeOptions, finishChange, preferWait } from '../wait.ts';
 
 /** A module of src/cli/commands: adds its verbs to the noun. */
@@ -84,14 +86,20 @@ export function addListOptions(command: Command): Command {
   );
 }
 
-export function addNameFilters(command: Command, states: readonly string[]): Command {
+const nameSorts = ['created', 'name', 'state', 'number'];
+
+export function addNameFilters(
+  command: Command,
+  states: readonly string[],
+  moreSorts: readonly string[] = [],
+): Command {
   return addListOptions(command)
     .option('--name <name>', 'of exactly this name')
     .option('--contains <text>', 'whose name contains this, in any case')
     .option('--like <pattern>', 'whose name fits: * stands for any characters')
     .addOption(choice('--state <state>', 'in this state', states))
     .option('--tag <tag>', 'with this tag')
-    .addOption(choice('--sort <field>', 'sort by', ['created', 'name', 'state', 'number']))
+    .addOption(choice('--sort <field>', 'sort by', [...nameSorts, ...moreSorts]))
     .addOption(choice('--order <order>', 'sort order', ['asc', 'desc']))
     .option('--count', 'print only how many there are, exactly');
 }
@@ -191,15 +199,16 @@ export function addSetOptions(command: Command): Command {
 }
 
 /**
- * Changes labels of the object as it was read, and only if nobody else changed it since: the API replaces `meta` and
+ * Changes labels, and with `more` other fields, of the object as it was read, and only if nobody else changed it since: the API replaces `meta` and
  * `tags` as wholes. Repeated on the fresh object when somebody was faster.
  */
-export async function setLabels<T extends Drive | Snapshot>(
+export async function setLabels<T extends Drive | Machine | Snapshot | Image>(
   ctx: Context,
   path: string,
   first: T,
   pairs: readonly string[],
   options: SetOptions,
+  more: Readonly<Record<string, unknown>> = {},
 ): Promise<T> {
   const given = parseMeta(pairs);
   const { tag, untag, unset, description } = options;
@@ -208,9 +217,10 @@ export async function setLabels<T extends Drive | Snapshot>(
     tag === undefined &&
     untag === undefined &&
     unset === undefined &&
-    description === undefined
+    description === undefined &&
+    Object.keys(more).length === 0
   ) {
-    throw usageError('There is nothing to set.', 'Give KEY=VALUE, --description, --tag, --untag or --unset.');
+    throw usageError('There is nothing to set.', 'Give KEY=VALUE, or one of the options that --help names.');
   }
   let object = first;
   for (let attempt = 1; ; attempt++) {
@@ -219,6 +229,7 @@ export async function setLabels<T extends Drive | Snapshot>(
     );
     const tags = [...new Set([...object.tags, ...(tag ?? [])])].filter((name) => untag?.includes(name) !== true);
     const body = {
+      ...more,
       ...(description === undefined ? {} : { description }),
       ...(pairs.length === 0 && unset === undefined ? {} : { meta }),
       ...(tag === undefined && untag === undefined ? {} : { tags }),
@@ -259,6 +270,15 @@ export function ageColumn(ctx: Context): Column<{ readonly createdAt: string }> 
   return { title: 'AGE', align: 'right', value: (row) => formatAge(row.createdAt, ctx.io.now()) };
 }
 
+export function treeStyle(ctx: Context): TreeStyle {
+  return {
+    size: (bytes) => ctx.size(bytes),
+    age: (iso) => formatAge(iso, ctx.io.now()),
+    dim: (line) => paint(ctx.io, 'dim', line),
+    current: (line) => paint(ctx.io, 'green', line),
+  };
+}
+
 export function stateFormat(state: string): 'green' | 'yellow' | 'red' | null {
   if (state === 'available' || state === 'done') return 'green';
   if (state === 'error' || state === 'failed') return 'red';
@@ -272,6 +292,16 @@ export function formatMeta(meta: Meta): string | null {
 
 export function formatError(error: { code: string; message: string } | null): string | null {
   return error === null ? null : `${error.message} (${error.code})`;
+}
+
+/** Null for what the caller may not see: a grant on one object shows no other. */
+export async function ifVisible<T>(ctx: Context, path: string): Promise<T | null> {
+  try {
+    return await ctx.client.get<T>(path);
+  } catch (error) {
+    if (error instanceof CliError && error.exitCode === exitCodes.notFound) return null;
+    throw error;
+  }
 }
 
 /** What reclaiming came to, from the result of a deletion's task. */

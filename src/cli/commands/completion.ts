@@ -33,8 +33,10 @@ export function register(noun: Command, ctx: Context): void {
 }
 
 const paths: Readonly<Record<string, { readonly path: string; readonly isPaged: boolean }>> = {
+  machine: { path: '/machines', isPaged: true },
   drive: { path: '/drives', isPaged: true },
   snapshot: { path: '/snapshots', isPaged: true },
+  image: { path: '/images', isPaged: true },
   task: { path: '/tasks', isPaged: true },
   export: { path: '/exports', isPaged: false },
   project: { path: '/projects', isPaged: true },

@@ -1,9 +1,10 @@
 /** `calotype drive …`: volumes. What moves whole images is in drive-transfer.ts. */
 import type { Command } from 'commander';
-import type { Changes, Drive, DriveUsage } from '../api-types.ts';
+import type { Changes, Drive, DriveUsage, Machine } from '../api-types.ts';
 import type { Context } from '../context.ts';
-import { resolveDrive, resolveFrom, resolvePartOfDrive } from '../resolve.ts';
-import { formatAge } from '../sizes.ts';
+import { usageError } from '../errors.ts';
+import { resolveDrive, resolveFrom, resolveImage, resolvePartOfDrive } from '../resolve.ts';
+import { formatAge, parseInteger } from '../sizes.ts';
 import type { Column } from '../table.ts';
 import type { ChangeOptions } from '../wait.ts';
 import {
@@ -22,6 +23,7 @@ import {
   formatMeta,
   freedRemark,
   idColumn,
+  ifVisible,
   type LabelOptions,
   type ListOptions,
   labelsBody,
@@ -40,13 +42,28 @@ import { addExportOptions, createExport, type ExportOptions } from './export.ts'
 export function register(noun: Command, ctx: Context): void {
   const create = noun
     .command('create')
-    .description('make an empty drive')
+    .description('make an empty drive, or one from an image')
     .argument('<name>')
-    .argument('<size>', 'such as 10G, 512MiB', sizeArgument);
+    .argument('[size]', 'such as 10G, 512MiB; default with --image: as in the image', sizeArgument)
+    .option('--image <image>', 'starts as this image')
+    .option('--slot <n>', 'of an image of a machine: the drive in this slot', (text) => parseInteger(text, 'slot', 0));
   addWaitOption(addIdempotencyOption(addNewNameOption(addLabelOptions(create)))).action(
-    async (name: string, sizeBytes: number, options: CreateOptions & LabelOptions & ChangeOptions) => {
-      const body = { name, sizeBytes, ...labelsBody(options) };
-      await change(ctx, 'POST', '/drives', { body, create: options, wait: options }, ({ drive }) =>
+    async (
+      name: string,
+      sizeBytes: number | undefined,
+      options: CreateOptions & LabelOptions & ChangeOptions & { image?: string; slot?: number },
+    ) => {
+      const { image, slot } = options;
+      if (image === undefined && slot !== undefined) throw usageError('--slot goes with --image.');
+      if (image === undefined && sizeBytes === undefined) throw usageError('Give a size, or --image.');
+      const path = image === undefined ? '/drives' : `/images/${(await resolveImage(ctx, image)).id}/clone`;
+      const body = {
+        name,
+        ...(sizeBytes === undefined ? {} : { sizeBytes }),
+        ...(slot === undefined ? {} : { slot }),
+        ...labelsBody(options),
+      };
+      await change(ctx, 'POST', path, { body, create: options, wait: options }, ({ drive }) =>
         drive === undefined ? 'Created.' : `Created drive ${drive.name} (${drive.id}), ${ctx.size(drive.sizeBytes)}.`,
       );
     },
@@ -54,25 +71,21 @@ export function register(noun: Command, ctx: Context): void {
 
   registerTransfers(noun, ctx);
 
-  addNameFilters(noun.command('list').description('list drives'), [
-    'creating',
-    'available',
-    'error',
-    'deleting',
-  ]).action(async (options: NameFilterOptions & ListOptions) => {
-    const query = nameFilterQuery(options);
-    if (options.count === true) return printCount(ctx, '/drives', query);
-    await ctx.printList(ctx.client.pages<Drive>('/drives', query, options.limit), listColumns(ctx), 'No drives.');
-  });
+  addNameFilters(noun.command('list').description('list drives'), ['creating', 'available', 'error', 'deleting'])
+    .option('--image <image>', 'made from this image and not flattened since')
+    .action(async (options: NameFilterOptions & ListOptions & { image?: string }) => {
+      const imageId = options.image === undefined ? undefined : (await resolveImage(ctx, options.image)).id;
+      const query = { ...nameFilterQuery(options), imageId };
+      if (options.count === true) return printCount(ctx, '/drives', query);
+      await ctx.printList(ctx.client.pages<Drive>('/drives', query, options.limit), listColumns(ctx), 'No drives.');
+    });
 
   noun
     .command('show')
     .description('show one drive')
     .argument('<drive>', 'name, id or beginning of an id')
     .action(async (text: string) => {
-      const drive = await resolveDrive(ctx, text);
-      if (ctx.json) await ctx.printJson(drive);
-      else await ctx.printFields(fieldsOf(ctx, drive));
+      await show(ctx, await resolveDrive(ctx, text));
     });
 
   addVersionOption(
@@ -86,8 +99,7 @@ export function register(noun: Command, ctx: Context): void {
     async (text: string, pairs: readonly string[], options: SetOptions) => {
       const before = await resolveDrive(ctx, text);
       const drive = await setLabels<Drive>(ctx, `/drives/${before.id}`, before, pairs, options);
-      if (ctx.json) await ctx.printJson(drive);
-      else await ctx.printFields(fieldsOf(ctx, drive));
+      await show(ctx, drive);
     },
   );
 
@@ -233,13 +245,20 @@ function listColumns(ctx: Context): readonly Column<Drive>[] {
     { title: 'STATE', value: (drive) => drive.state, format: (drive) => stateFormat(drive.state) },
     { title: 'SNAPSHOTS', align: 'right', value: (drive) => String(drive.snapshotCount) },
     { title: 'EXPORTED', value: (drive) => (drive.exported ? 'yes' : '') },
+    {
+      title: 'MACHINE:SLOT',
+      value: ({ attachedTo }) => (attachedTo === null ? '' : `${attachedTo.machineId.slice(0, 8)}:${attachedTo.slot}`),
+    },
     ageColumn(ctx),
     { title: 'TAGS', value: (drive) => drive.tags.join(','), flexible: true },
   ];
 }
 
-export function fieldsOf(ctx: Context, drive: Drive): readonly (readonly [string, string | null])[] {
-  return [
+async function show(ctx: Context, drive: Drive): Promise<void> {
+  if (ctx.json) return ctx.printJson(drive);
+  const { attachedTo } = drive;
+  const machine = attachedTo === null ? null : await ifVisible<Machine>(ctx, `/machines/${attachedTo.machineId}`);
+  await ctx.printFields([
     ['name', drive.name],
     ['id', drive.id],
     ['number', String(drive.number)],
@@ -248,8 +267,10 @@ export function fieldsOf(ctx: Context, drive: Drive): readonly (readonly [string
     ['size', ctx.size(drive.sizeBytes)],
     ['snapshots', String(drive.snapshotCount)],
     ['exported', drive.exported ? 'yes' : 'no'],
+    ['attached to', attachedTo === null ? null : `${machine?.name ?? attachedTo.machineId}, slot ${attachedTo.slot}`],
     ['based on', drive.basedOn],
     ['cloned from', drive.sourceId],
+    ['from image', drive.imageId],
     ['description', drive.description === '' ? null : drive.description],
     ['meta', formatMeta(drive.meta)],
     ['tags', drive.tags.length === 0 ? null : drive.tags.join(', ')],
@@ -257,5 +278,5 @@ export function fieldsOf(ctx: Context, drive: Drive): readonly (readonly [string
     ['created', `${drive.createdAt} (${formatAge(drive.createdAt, ctx.io.now())} ago)`],
     ['updated', drive.updatedAt],
     ['version', String(drive.version)],
-  ];
+  ]);
 }

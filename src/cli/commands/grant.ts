@@ -1,10 +1,10 @@
-/** `calotype grant …`: access of one user to one drive or snapshot. */
+/** `calotype grant …`: access of one user to one machine, drive, snapshot or image. */
 import type { Command } from 'commander';
 import { Argument } from 'commander';
 import type { Grant } from '../api-types.ts';
 import type { Context } from '../context.ts';
 import { usageError } from '../errors.ts';
-import { resolveDrive, resolveGrant, resolveSnapshot, resolveUser } from '../resolve.ts';
+import { resolveDrive, resolveGrant, resolveImage, resolveMachine, resolveSnapshot, resolveUser } from '../resolve.ts';
 import type { Column } from '../table.ts';
 import {
   addIdempotencyOption,
@@ -17,23 +17,30 @@ import {
 } from './common.ts';
 
 interface SubjectOptions {
+  readonly machine?: string;
   readonly drive?: string;
   readonly snapshot?: string;
+  readonly image?: string;
 }
 
 export function register(noun: Command, ctx: Context): void {
   addIdempotencyOption(noun.command('create').description('grant a user access to one object').argument('<user>'))
     .addArgument(accessArgument())
+    .option('--machine <machine>', 'to this machine and its snapshots')
     .option('--drive <drive>', 'to this drive')
     .option('--snapshot <snapshot>', 'to this snapshot')
+    .option('--image <image>', 'to this image')
     .action(async (userText: string, access: string, options: CreateOptions & SubjectOptions) => {
-      if ((options.drive === undefined) === (options.snapshot === undefined))
-        throw usageError('Name either a --drive or a --snapshot.');
+      const { machine, drive, snapshot, image } = options;
+      if ([machine, drive, snapshot, image].filter((each) => each !== undefined).length !== 1)
+        throw usageError('Name one object: a --machine, a --drive, a --snapshot or an --image.');
       const user = await resolveUser(ctx, userText);
-      const subject =
-        options.drive === undefined
-          ? { snapshotId: (await resolveSnapshot(ctx, options.snapshot ?? '')).id }
-          : { driveId: (await resolveDrive(ctx, options.drive)).id };
+      const subject = {
+        ...(machine === undefined ? {} : { machineId: (await resolveMachine(ctx, machine)).id }),
+        ...(drive === undefined ? {} : { driveId: (await resolveDrive(ctx, drive)).id }),
+        ...(snapshot === undefined ? {} : { snapshotId: (await resolveSnapshot(ctx, snapshot)).id }),
+        ...(image === undefined ? {} : { imageId: (await resolveImage(ctx, image)).id }),
+      };
       const body = { user: user.id, ...subject, access };
       const { body: grant } = await ctx.client.request<Grant>('POST', '/grants', {
         body,

@@ -4,7 +4,7 @@ import type { Drive, Task } from '../api-types.ts';
 import type { Context } from '../context.ts';
 import { CliError, taskError } from '../errors.ts';
 import { exitCodes } from '../exit-codes.ts';
-import { resolveDrive, resolveTask } from '../resolve.ts';
+import { resolveDrive, resolveMachine, resolveTask } from '../resolve.ts';
 import { formatAge, formatDuration, formatRate, formatSize, parseDuration, parseSize } from '../sizes.ts';
 import type { Column } from '../table.ts';
 import { isEnded, waitForTask } from '../wait.ts';
@@ -16,10 +16,17 @@ export function register(noun: Command, ctx: Context): void {
       choice('--state <state>', 'in this state', ['queued', 'running', 'paused', 'done', 'failed', 'cancelled']),
     )
     .option('--drive <drive>', 'of this drive')
+    .option('--machine <machine>', 'of this machine')
     .option('--object <id>', 'of the object with this id')
-    .action(async (options: ListOptions & { state?: string; drive?: string; object?: string }) => {
+    .action(async (options: ListOptions & { state?: string; drive?: string; machine?: string; object?: string }) => {
       const drive: Drive | undefined = options.drive === undefined ? undefined : await resolveDrive(ctx, options.drive);
-      const query = { state: options.state, driveId: drive?.id, objectId: options.object };
+      const machine = options.machine === undefined ? undefined : await resolveMachine(ctx, options.machine);
+      const query = {
+        state: options.state,
+        driveId: drive?.id,
+        machineId: machine?.id,
+        objectId: options.object,
+      };
       await ctx.printList(ctx.client.pages<Task>('/tasks', query, options.limit), columnsOf(ctx), 'No tasks.');
     });
 
@@ -105,6 +112,7 @@ async function show(ctx: Context, task: Task): Promise<void> {
     ['state', task.state],
     ['error', formatError(task.error)],
     ['object', task.objectKind === null ? null : `${task.objectKind} ${task.objectId ?? ''}`],
+    ['machine', task.machineId],
     ['drives', task.driveIds.length === 0 ? null : task.driveIds.join(', ')],
     [
       'progress',

@@ -1,7 +1,8 @@
 /** Drives made from points, and made independent. */
 import { setTimeout as delay } from 'node:timers/promises';
 import { expect, test } from 'vitest';
-import { Content, expectContent, MiB } from './content.ts';
+import { type DriveSnapshotId, newId } from '../../core/ids.ts';
+import { Content, expectContent, grainBytes, MiB } from './content.ts';
 import type { EngineHarness } from './harness.ts';
 import { driveBytes, liveDrive, noCommit, Rig, readLive, TestControl, writeFresh } from './rig.ts';
 
@@ -57,6 +58,58 @@ export function testClones(harness: EngineHarness): void {
     expect((await rig.engine.usage(drive)).depth).toBeLessThanOrEqual(3);
     expect(await rig.usedBytes()).toBeLessThan(content.sizeBytes + 4 * harness.overheadBytes);
     expect(await rig.complaints()).toEqual([]);
+  });
+
+  test('a copied point outlives the point, its drive and all that was taken after, and pins nothing else', async () => {
+    await using rig = await Rig.start(harness);
+    const source = await rig.createDrive(16 * MiB);
+    const content = new Content(16 * MiB);
+    await rig.write(source, content, [{ grain: 0, count: 500 }]);
+    const older = await rig.snapshot(source);
+    await rig.write(source, content, [{ grain: 0, count: 1000 }]);
+    const point = await rig.snapshot(source);
+    const then = content.copy();
+    const before = await rig.usedBytes();
+    const copies = [{ from: point, to: newId<DriveSnapshotId>() }];
+    await rig.engine.copyPoints(copies, noCommit);
+    await rig.engine.copyPoints(copies, noCommit);
+    const copy = copies[0]?.to ?? point;
+    expect(await rig.usedBytes()).toBe(before);
+    expect((await rig.engine.snapshotUsage(point)).uniqueBytes, 'both hold the same').toBe(0);
+    expect(await rig.engine.changedExtents(point, { point: copy })).toEqual([]);
+    await rig.write(source, content, [{ grain: 2000, count: 1500 }]);
+    const newer = await rig.snapshot(source);
+    const clone = await rig.clone(copy, 16 * MiB);
+    await rig.engine.deleteDrive(source, noCommit);
+    await rig.deletePoints(older, point, newer);
+    await rig.reclaim(source);
+    expectContent(await rig.read({ point: copy }), then);
+    expect(await rig.usedBytes()).toBeLessThan(1000 * grainBytes + 2 * harness.overheadBytes);
+    const cloned = then.copy();
+    await rig.write(clone, cloned, [{ grain: 10, count: 5 }]);
+    expectContent(await rig.read({ drive: clone }), cloned);
+    const later = await rig.clone(copy, 16 * MiB);
+    expectContent(await rig.read({ drive: later }), then);
+    await rig.deletePoints(copy);
+    await rig.engine.deleteDrive(clone, noCommit);
+    await rig.reclaim(source, clone);
+    expectContent(await rig.read({ drive: later }), then);
+    await rig.engine.deleteDrive(later, noCommit);
+    await rig.reclaim(source, later);
+    expect(await rig.usedBytes()).toBeLessThan(harness.overheadBytes);
+    expect(await rig.complaints()).toEqual([]);
+  });
+
+  test('points are copied all or none', async () => {
+    await using rig = await Rig.start(harness);
+    const point = await rig.snapshot(await rig.createDrive());
+    const [first, second] = [newId<DriveSnapshotId>(), newId<DriveSnapshotId>()];
+    const copies = [
+      { from: point, to: first },
+      { from: newId<DriveSnapshotId>(), to: second },
+    ];
+    await expect(rig.engine.copyPoints(copies, noCommit)).rejects.toMatchObject({ code: 'not_found' });
+    await expect(rig.read({ point: first })).rejects.toMatchObject({ code: 'not_found' });
   });
 
   test('a flattened clone shares nothing: what it came from can be freed', async () => {

@@ -163,6 +163,17 @@ const cases: Record<string, Prepare> = {
       after.drives.set(driveId, after.points.get(point)?.copy(2 * driveBytes) ?? new Content(0));
     });
   },
+  'copying points': async (rig) => {
+    const made = nothing();
+    const driveId = await servedDrive(rig, made);
+    const points = [await take(rig, made, driveId)];
+    await rewrite(rig, made, driveId, 25);
+    points.push(await take(rig, made, driveId));
+    const copies = points.map((from) => ({ from, to: newId<DriveSnapshotId>() }));
+    return changing(made, { kind: 'copyPoints', copies }, (after) => {
+      for (const { from, to } of copies) after.points.set(to, after.points.get(from)?.copy() ?? new Content(0));
+    });
+  },
   'flattening an exported clone': async (rig) => {
     const made = nothing();
     const source = await freeDrive(rig, made, 120);

@@ -16,6 +16,7 @@ export type Operation =
       targets: { driveId: DriveId; driveSnapshotId: DriveSnapshotId; keepAs: DriveSnapshotId | null }[];
     }
   | { kind: 'clone'; driveSnapshotId: DriveSnapshotId; driveId: DriveId; sizeBytes: number }
+  | { kind: 'copyPoints'; copies: { from: DriveSnapshotId; to: DriveSnapshotId }[] }
   | { kind: 'flatten'; driveId: DriveId }
   | { kind: 'deleteSnapshots'; points: DriveSnapshotId[] }
   | { kind: 'reclaim'; drives: DriveId[] }
@@ -50,6 +51,8 @@ export async function perform(engine: Engine, operation: Operation, name: string
       return engine.revert(operation.operationId, operation.targets, commit);
     case 'clone':
       return engine.clone(operation, commit);
+    case 'copyPoints':
+      return engine.copyPoints(operation.copies, commit);
     case 'flatten':
       return engine.flatten(operation.driveId, control, commit);
     case 'deleteSnapshots':

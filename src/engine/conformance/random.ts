@@ -22,6 +22,7 @@ const kinds = [
   'revert',
   'revert',
   'clone',
+  'copyPoint',
   'deletePoint',
   'deletePoint',
   'deleteDrive',
@@ -80,6 +81,11 @@ class Play {
         return this.#revert(driveId, drive, b);
       case 'clone':
         return point === undefined ? undefined : this.#clone(point, a);
+      case 'copyPoint': {
+        const copied = point === undefined ? undefined : this.points.get(point);
+        if (point !== undefined && copied !== undefined) this.points.set(await this.#rig.copyPoint(point), copied);
+        return;
+      }
       case 'deletePoint':
         if (point !== undefined) {
           await this.#rig.deletePoints(point);

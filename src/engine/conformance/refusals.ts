@@ -61,6 +61,7 @@ const calls: Record<string, { run: (stage: Stage) => Promise<unknown>; after?: (
     after: ({ live, points }) => live.content.values.set(points[3]?.content.values ?? []),
   },
   clone: { run: ({ rig, points }) => rig.clone(points[5]?.id ?? newId(), MiB) },
+  'copy points': { run: ({ rig, points }) => rig.copyPoint(points[5]?.id ?? newId()) },
   flatten: { run: ({ rig, clone }) => rig.engine.flatten(clone, new TestControl(), noCommit) },
   'delete a point': { run: ({ rig }) => rig.engine.deleteSnapshots([newId()], noCommit) },
   reclaim: { run: ({ rig, live, clone }) => rig.reclaim(live.driveId, clone) },

@@ -149,6 +149,13 @@ export class Rig implements AsyncDisposable {
     return driveId;
   }
 
+  /** Another name of a point. */
+  async copyPoint(from: DriveSnapshotId): Promise<DriveSnapshotId> {
+    const to = newId<DriveSnapshotId>();
+    await this.engine.copyPoints([{ from, to }], noCommit);
+    return to;
+  }
+
   async revert(driveId: DriveId, point: DriveSnapshotId, keepAs: DriveSnapshotId | null = null): Promise<void> {
     await this.engine.revert(newId<ExportId>(), [{ driveId, driveSnapshotId: point, keepAs }], noCommit);
   }

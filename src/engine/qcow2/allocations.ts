@@ -5,6 +5,7 @@
 import type { Extents } from '../../core/extents.ts';
 import { normalizeExtents, subtractExtents, unionExtents } from '../../core/extents.ts';
 import type { DriveId } from '../../core/ids.ts';
+import { mapRawFile } from '../../qemu/image-tools.ts';
 import { allocationFlag, NbdClient } from '../../qemu/nbd-client.ts';
 import { readAllocation } from '../../qemu/qcow2.ts';
 import type { Context } from './context.ts';
@@ -83,7 +84,12 @@ export class Allocations {
   }
 
   async #read(fileId: number): Promise<Allocation> {
-    const found = await readAllocation(this.#ctx.store.pathOf(fileId));
+    const path = this.#ctx.store.pathOf(fileId);
+    if (this.#ctx.store.formatOf(fileId) === 'raw') {
+      const data = await mapRawFile(path);
+      return { data, all: data };
+    }
+    const found = await readAllocation(path);
     return { data: found.data, all: unionExtents(found.data, found.zero) };
   }
 }

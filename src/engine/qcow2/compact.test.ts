@@ -15,6 +15,9 @@ function file(level: number): FileRow {
     size_bytes: 4096,
     level,
     data_bytes: null,
+    path: null,
+    origin: 'own',
+    format: 'qcow2',
     created_at: 0,
   };
 }

@@ -12,7 +12,7 @@ import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId } from '../../core/ids.ts';
 import { copyChain, copyFile, rebase } from '../../qemu/image-tools.ts';
 import type { WorkControl } from '../engine.ts';
-import { abandon, type Context, discard, withTree } from './context.ts';
+import { abandon, type Context, discard, newFile, withTree } from './context.ts';
 import { maxDepth } from './pivot.ts';
 import type { Parts } from './reclaim.ts';
 import {
@@ -23,7 +23,6 @@ import {
   type FileRow,
   findHead,
   getHead,
-  insertFile,
   pinnedAmong,
   updateFiles,
 } from './records.ts';
@@ -124,7 +123,7 @@ async function foldOnce(parts: Parts, driveId: DriveId, control: WorkControl): P
 
 async function buildTwin(ctx: Context, run: Run, control: WorkControl): Promise<number> {
   const twin = await ctx.catalog.write((tx) =>
-    insertFile(tx, {
+    newFile(ctx, tx, {
       driveId: run.newest.drive_id,
       backingId: run.below.id,
       sizeBytes: run.newest.size_bytes,
@@ -136,10 +135,14 @@ async function buildTwin(ctx: Context, run: Run, control: WorkControl): Promise<
   try {
     await copyFile(ctx.store.pathOf(run.newest.id), ctx.store.pathOf(twin.id), control.signal);
     await steered(control, (options) =>
-      rebase(ctx.store.pathOf(twin.id), ctx.store.nameOf(run.below.id), { ...options, cwd: ctx.store.directory }),
+      rebase(ctx.store.pathOf(twin.id), ctx.store.nameOf(run.below.id), {
+        ...options,
+        cwd: ctx.store.directory,
+        backingFormat: ctx.store.formatOf(run.below.id),
+      }),
     );
     await ctx.store.syncFile(twin.id);
-    await ctx.store.syncDirectory();
+    await ctx.store.makeDurable(twin.id, run.newest.id);
     ctx.step('twin.built');
     return twin.id;
   } catch (error) {
@@ -190,7 +193,7 @@ async function isItsOwn(db: Db, chain: readonly FileRow[]): Promise<boolean> {
 
 async function buildFlat(ctx: Context, driveId: DriveId, below: FileRow, control: WorkControl): Promise<number> {
   const flat = await ctx.catalog.write((tx) =>
-    insertFile(tx, { driveId, backingId: null, sizeBytes: below.size_bytes, state: 'planned', level: baseLevel }),
+    newFile(ctx, tx, { driveId, backingId: null, sizeBytes: below.size_bytes, state: 'planned', level: baseLevel }),
   );
   ctx.step('flat.planned');
   try {

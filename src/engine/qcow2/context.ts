@@ -5,8 +5,18 @@ import type { DriveId } from '../../core/ids.ts';
 import type { KeyedMutex, Mutex } from '../../core/mutex.ts';
 import type { StorageDaemon } from '../../qemu/storage-daemon.ts';
 import type { FileStore } from './file-store.ts';
-import type { Graph } from './graph.ts';
-import { deleteFileRows, type FileRow, insertFile, type NewFile, ownersBelow, rootOf, updateFiles } from './records.ts';
+import type { DaemonGraph, Graph } from './graph.ts';
+import {
+  deleteFileRows,
+  type FileRow,
+  type HeadRow,
+  headsOn,
+  insertFile,
+  type NewFile,
+  ownersBelow,
+  rootOf,
+  updateFiles,
+} from './records.ts';
 import type { SpaceGuard } from './space.ts';
 
 export interface EngineLogger {
@@ -20,7 +30,11 @@ export interface Context {
   readonly space: SpaceGuard;
   readonly logger: EngineLogger;
   /** The daemon's graph; throws `engine_unavailable` while there is no daemon. */
-  graph(): Graph;
+  graph(): DaemonGraph;
+  /** The graph of the process that has a drive open or would open it. @throws machine_off where that is one of somebody else's that cannot be reached */
+  graphOf(head: HeadRow): Graph;
+  /** Every graph that can be reached. */
+  graphs(): readonly Graph[];
   /** Called before and after every durable step, by name; a crash campaign dies here. */
   step(name: string): void;
   /** Top and spare of a drive change only under its lock. */
@@ -33,8 +47,11 @@ export interface Context {
   readonly stuck: Set<DriveId>;
   /** Drives whose files lost what another drive had on them: the next reclaim looks at them too. */
   readonly bereft: Set<DriveId>;
-  /** Says that daemon and catalog have come apart, and why: the engine connects anew, and recovery brings them together. */
-  distrust(reason: unknown): void;
+  /**
+   * Says that a process and the catalog have come apart, and why: the engine connects anew, and recovery brings them together.
+   * The process is the one of the graph; default: the daemon.
+   */
+  distrust(reason: unknown, graph?: Graph): void;
   /** Work behind the answer to whoever caused it; awaited when the engine closes. Resolves when it ended, also by failing. */
   background(work: () => Promise<void>): Promise<void>;
   /** Dead files that background work is about to unlink or is unlinking, and the end of that. */
@@ -45,9 +62,39 @@ export interface Context {
 
 export type { StorageDaemon };
 
+/** The row of a file to be made, and its place. */
+export async function newFile(ctx: Context, tx: Tx, file: NewFile): Promise<FileRow> {
+  const row = await insertFile(tx, file);
+  ctx.store.place(row);
+  return row;
+}
+
+/** Where a file is open; none where it is closed. */
+export function graphsWith(ctx: Context, fileId: number): Graph[] {
+  return ctx.graphs().filter((graph) => graph.isOpen(fileId));
+}
+
+/**
+ * Whether a process that cannot be reached has files of these open, or may open them at any time: they stay as they are then.
+ */
+export async function isOutOfReach(ctx: Context, files: readonly FileRow[]): Promise<boolean> {
+  if (files.every((file) => file.origin === 'own' && file.path === null)) return false;
+  const heads = await headsOn(
+    ctx.catalog.db,
+    files.map((file) => file.id),
+  );
+  return heads.some((head) => {
+    try {
+      return !ctx.graphOf(head).alive;
+    } catch {
+      return true;
+    }
+  });
+}
+
 /** Writes the row, then the file: an empty overlay that recovery removes unless a later commit adopts it. */
 export async function planOverlay(ctx: Context, file: Omit<NewFile, 'state'>): Promise<FileRow> {
-  const row = await ctx.catalog.write((tx) => insertFile(tx, { ...file, state: 'planned' }));
+  const row = await ctx.catalog.write((tx) => newFile(ctx, tx, { ...file, state: 'planned' }));
   ctx.step('overlay.planned');
   try {
     await ctx.store.createOverlay(row.id, row.size_bytes, row.backing_id);
@@ -74,9 +121,8 @@ export async function abandon(ctx: Context, ids: readonly number[]): Promise<voi
  */
 export async function discard(ctx: Context, ids: readonly number[]): Promise<void> {
   try {
-    const graph = ctx.graph();
-    if (graph.alive) await graph.tidy();
-    const closed = ids.filter((id) => !graph.isOpen(id));
+    for (const graph of ctx.graphs()) if (graph.alive) await graph.tidy();
+    const closed = ids.filter((id) => graphsWith(ctx, id).length === 0);
     if (closed.length === 0) return;
     const unlink = async (): Promise<void> => {
       await removeDead(ctx, closed);

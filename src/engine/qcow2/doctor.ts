@@ -7,7 +7,7 @@ import type { Finding } from '../../core/model.ts';
 import { checkImage } from '../../qemu/image-tools.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
 import type { DoctorReport } from '../engine.ts';
-import { type Context, withTree } from './context.ts';
+import { type Context, graphsWith, withTree } from './context.ts';
 import { type Parts, sweepDead } from './reclaim.ts';
 import { type FileRow, findFile, type Intent, listIntents, pinnedAmong } from './records.ts';
 import { relinkOne } from './relink.ts';
@@ -27,7 +27,8 @@ export async function examine(parts: Parts, options: { repair: boolean }): Promi
     const byId = new Map(rows.map((file) => [file.id, file]));
     for (const file of rows) {
       if (await isMissing(ctx, file, present)) findings.push(missingFile(ctx, file));
-      else if (!changing.has(file.id)) await examineHeader(ctx, file, options.repair, findings);
+      else if (file.origin === 'own' && !changing.has(file.id))
+        await examineHeader(ctx, file, options.repair, findings);
     }
     await examineStrangers(ctx, byId, present, findings);
     await examineReferences(parts, byId, findings);
@@ -147,7 +148,7 @@ async function examineContent(ctx: Context, file: FileRow, findings: Finding[]):
 
 async function contentTrouble(ctx: Context, id: number): Promise<{ isDamage: boolean; text: string } | undefined> {
   const now = await findFile(ctx.catalog.db, id);
-  if (now === undefined || !isInUse(now) || ctx.graph().isOpen(id)) return undefined;
+  if (now === undefined || now.origin !== 'own' || !isInUse(now) || graphsWith(ctx, id).length > 0) return undefined;
   try {
     const { ok, leaks, errors, corruptions } = await checkImage(ctx.store.pathOf(id));
     if (!ok) return { isDamage: true, text: `${errors} errors and ${corruptions} corruptions in its tables.` };
@@ -157,7 +158,7 @@ async function contentTrouble(ctx: Context, id: number): Promise<{ isDamage: boo
       text: `${leaks} clusters are allocated to nothing, as a crash leaves them; the data is whole.`,
     };
   } catch (error) {
-    if (ctx.graph().isOpen(id)) return undefined; // Opened since.
+    if (graphsWith(ctx, id).length > 0) return undefined; // Opened since.
     if (!(error instanceof CalotypeError) || error.code !== 'engine_failed') throw error;
     return { isDamage: true, text: `It cannot be checked: ${error.message}` };
   }
@@ -230,16 +231,17 @@ async function examineReferences(parts: Parts, byId: ReadonlyMap<number, FileRow
 }
 
 function examineGraph(ctx: Context, byId: ReadonlyMap<number, FileRow>, findings: Finding[]): void {
-  const graph = ctx.graph();
   for (const file of byId.values()) {
-    if (!graph.isOpen(file.id) || !isInUse(file)) continue;
-    const backing = graph.backingOf(file.id);
-    if (backing === file.backing_id) continue;
+    if (!isInUse(file)) continue;
+    const backing = graphsWith(ctx, file.id)
+      .map((graph) => graph.backingOf(file.id))
+      .find((id) => id !== file.backing_id);
+    if (backing === undefined) continue;
     findings.push({
       code: 'graph_disagrees',
       severity: 'warning',
       subject: ctx.store.nameOf(file.id),
-      explanation: `The storage daemon reads it over layer ${backing ?? 'none'}, the catalog says ${file.backing_id ?? 'none'}.`,
+      explanation: `The process that has it open reads it over layer ${backing ?? 'none'}, the catalog says ${file.backing_id ?? 'none'}.`,
       repairable: false,
     });
   }

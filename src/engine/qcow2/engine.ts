@@ -10,7 +10,7 @@ import type { Catalog, CommitHook } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { Extents } from '../../core/extents.ts';
 import { clipExtents } from '../../core/extents.ts';
-import type { DriveId, DriveSnapshotId, ExportId } from '../../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ExportId, MachineId } from '../../core/ids.ts';
 import type { CheckReport, DriveUsage, SnapshotUsage } from '../../core/model.ts';
 import { KeyedMutex, Mutex } from '../../core/mutex.ts';
 import { asSpaceError } from '../../core/space-error.ts';
@@ -19,20 +19,25 @@ import { readHeader } from '../../qemu/qcow2.ts';
 import { nbdSocketIn, reachStorageDaemon, stopStorageDaemon } from '../../qemu/storage-daemon.ts';
 import type {
   DoctorReport,
+  DriveFiles,
   Engine,
   EngineCapabilities,
+  ForeignProcess,
   ImageSource,
   NbdTarget,
   ReclaimResult,
+  Stillness,
   WorkControl,
 } from '../engine.ts';
 import { Allocations } from './allocations.ts';
 import { addSkipLayer, flattenDrive, needsSkipLayer, tooDeep } from './compact.ts';
-import { abandon, type Context, type EngineLogger, markDead, planOverlay } from './context.ts';
+import { abandon, type Context, type EngineLogger, markDead, newFile, planOverlay } from './context.ts';
 import { Deltas } from './deltas.ts';
 import { examine } from './doctor.ts';
 import { FileStore } from './file-store.ts';
-import { Graph } from './graph.ts';
+import { adoptDrives, filesOf, guardPast, joinProcess, releaseDrives, unguard } from './foreign.ts';
+import type { ForeignGraph } from './foreign-graph.ts';
+import { DaemonGraph, type Graph } from './graph.ts';
 import { dropSpare, maxDepth, pivotDrives, topDepth } from './pivot.ts';
 import { drivesWithGarbage, type Parts, reclaim, sweepDead } from './reclaim.ts';
 import {
@@ -42,8 +47,8 @@ import {
   getFile,
   getHead,
   getPoint,
-  insertFile,
   insertLayer,
+  insertPoint,
   ownersUnder,
   updateFiles,
 } from './records.ts';
@@ -101,7 +106,10 @@ export class Qcow2Engine implements Engine {
   /** When sizes were last asked, ms, and of which top. */
   readonly #measured = new Map<DriveId, { atMs: number; fileId: number }>();
   readonly #background = new Set<Promise<void>>();
-  #graph: Graph | undefined;
+  readonly #servedAnew = new Set<() => void>();
+  #graph: DaemonGraph | undefined;
+  /** Processes of others that can be reached. */
+  readonly #joined = new Map<MachineId, ForeignGraph>();
   #direct = true;
   #closing = false;
   #daemonLife = new AbortController();
@@ -129,6 +137,8 @@ export class Qcow2Engine implements Engine {
       space: this.#space,
       logger: options.logger,
       graph: () => this.#liveGraph(),
+      graphOf: (head) => (head.process_id === null ? this.#liveGraph() : this.#joinedGraph(head.process_id)),
+      graphs: () => [this.#liveGraph(), ...this.#joined.values()],
       step: (name) => options.onStep?.(name),
       driveLocks: new KeyedMutex<DriveId>(),
       links: new Mutex(),
@@ -136,7 +146,7 @@ export class Qcow2Engine implements Engine {
       stuck: new Set(),
       bereft: new Set(),
       unlinking: new Map(),
-      distrust: (reason) => this.#connectAnew(reason),
+      distrust: (reason, graph) => this.#connectAnew(reason, graph ?? this.#graph),
       background: (work) => this.#inBackground(work),
       forgetAllocation: (id) => allocations.forget(id),
     };
@@ -147,9 +157,12 @@ export class Qcow2Engine implements Engine {
 
   async open(): Promise<readonly string[]> {
     this.#direct = await takesDirectIo(this.#imageDirectory);
+    const outside = this.#options.catalog.db.selectFrom('qcow2_files').selectAll().where('path', 'is not', null);
+    for (const row of await outside.execute()) this.#ctx.store.place(row);
     this.#ready = this.#connect();
     const report = await this.#ready;
     await this.#space.takeReserve();
+    this.#inBackground(() => guardPast(this.#ctx, null));
     this.#inBackground(async () => {
       const { signal } = this.#daemonLife;
       await reclaim(this.#parts, await drivesWithGarbage(this.#ctx), { ...unhurried, signal });
@@ -168,6 +181,11 @@ export class Qcow2Engine implements Engine {
     if (graph === undefined || !graph.alive) return;
     if (options.stopProcesses === true) await stopStorageDaemon(graph.daemon);
     else graph.qmp.close();
+  }
+
+  onServedAnew(listener: () => void): void {
+    this.#servedAnew.add(listener);
+    if (this.#graph?.daemon.adopted === false) listener();
   }
 
   async ping(): Promise<void> {
@@ -202,7 +220,7 @@ export class Qcow2Engine implements Engine {
       }
       await this.#space.assertRoom();
       const file = await this.#ctx.catalog.write((tx) =>
-        insertFile(tx, { driveId: drive.driveId, backingId: null, sizeBytes: 0, state: 'planned' }),
+        newFile(this.#ctx, tx, { driveId: drive.driveId, backingId: null, sizeBytes: 0, state: 'planned' }),
       );
       this.#ctx.step('import.planned');
       const path = this.#ctx.store.pathOf(file.id);
@@ -225,6 +243,7 @@ export class Qcow2Engine implements Engine {
     return this.#run(async () => {
       await this.#boundDepth([driveId]);
       await this.#ctx.driveLocks.run([driveId], async () => {
+        await this.#assertOwn([driveId]);
         const head = await getHead(this.#ctx.catalog.db, driveId);
         const top = await getFile(this.#ctx.catalog.db, head.file_id);
         if (sizeBytes < top.size_bytes) {
@@ -240,8 +259,52 @@ export class Qcow2Engine implements Engine {
     });
   }
 
+  adoptDrives(
+    process: ForeignProcess,
+    drives: readonly { driveId: DriveId; device: string }[],
+    commit: CommitHook,
+  ): Promise<void> {
+    return this.#onDrives(
+      drives.map((drive) => drive.driveId),
+      async () => {
+        const [first] = drives;
+        const head = first === undefined ? undefined : await findHead(this.#ctx.catalog.db, first.driveId);
+        if (head !== undefined) await this.#ctx.catalog.write(commit);
+        else await adoptDrives(this.#ctx, process, drives, commit);
+      },
+    );
+  }
+
+  async joinProcess(process: ForeignProcess): Promise<readonly string[]> {
+    const heads = this.#ctx.catalog.db.selectFrom('qcow2_drives').select('drive_id');
+    const drives = (await heads.where('process_id', '=', process.id).execute()).map((head) => head.drive_id);
+    return this.#onDrives(drives, async () => {
+      await unguard(this.#ctx, drives);
+      const { graph, report } = await joinProcess(this.#ctx, process);
+      if (!graph.alive) throw new CalotypeError('engine_unavailable', 'The connection to the machine was lost.');
+      this.#joined.set(process.id, graph);
+      process.qmp.once('close', () => {
+        if (this.#joined.get(process.id) === graph) this.#joined.delete(process.id);
+        if (!this.#closing) this.#inBackground(() => guardPast(this.#ctx, process.id));
+      });
+      this.#inBackground(async () => {
+        await reclaim(this.#parts, drives, { ...unhurried, signal: this.#daemonLife.signal });
+      });
+      return report;
+    });
+  }
+
+  releaseDrives(driveIds: readonly DriveId[], commit: (released: readonly DriveFiles[]) => CommitHook): Promise<void> {
+    return this.#onDrives(driveIds, () => this.#ctx.links.run(() => releaseDrives(this.#ctx, driveIds, commit)));
+  }
+
+  filesOf(driveIds: readonly DriveId[]): Promise<readonly DriveFiles[]> {
+    return filesOf(this.#ctx, driveIds);
+  }
+
   deleteDrive(driveId: DriveId, commit: CommitHook): Promise<void> {
     return this.#onDrives([driveId], async () => {
+      await this.#assertOwn([driveId]);
       const graph = this.#liveGraph();
       if (graph.rootNamed(`drive:${driveId}`) !== undefined) throw new CalotypeError('drive_exported');
       await this.#evenWhenFull(() =>
@@ -264,6 +327,7 @@ export class Qcow2Engine implements Engine {
   snapshot(
     points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[],
     commit: CommitHook,
+    stillness?: Stillness,
   ): Promise<void> {
     const drives = points.map((point) => point.driveId);
     return this.#run(async () => {
@@ -279,6 +343,7 @@ export class Qcow2Engine implements Engine {
           this.#ctx,
           points.map((point) => ({ driveId: point.driveId, pointId: point.driveSnapshotId })),
           commit,
+          stillness,
         ),
       );
     });
@@ -287,6 +352,7 @@ export class Qcow2Engine implements Engine {
   revert(operationId: string, targets: readonly RevertTarget[], commit: CommitHook): Promise<void> {
     const drives = targets.map((target) => target.driveId);
     return this.#onDrives(drives, async () => {
+      await this.#assertOwn(drives);
       await this.#space.assertRoom();
       await this.#ctx.links.run(() => revertDrives(this.#ctx, operationId, targets, commit));
     });
@@ -327,8 +393,24 @@ export class Qcow2Engine implements Engine {
     });
   }
 
+  copyPoints(copies: readonly { from: DriveSnapshotId; to: DriveSnapshotId }[], commit: CommitHook): Promise<void> {
+    return this.#run(async () => {
+      await this.#ctx.catalog.write(async (tx) => {
+        for (const { from, to } of copies) {
+          if ((await findPoint(tx, to)) !== undefined) continue;
+          await insertPoint(tx, { ...(await getPoint(tx, from)), drive_snapshot_id: to });
+        }
+        await commit(tx);
+      });
+      this.#ctx.step('points.copied');
+    });
+  }
+
   flatten(driveId: DriveId, control: WorkControl, commit: CommitHook): Promise<void> {
-    return this.#long(control, (steered) => flattenDrive(this.#parts, driveId, steered, commit));
+    return this.#long(control, async (steered) => {
+      await this.#assertOwn([driveId]);
+      await flattenDrive(this.#parts, driveId, steered, commit);
+    });
   }
 
   deleteSnapshots(driveSnapshotIds: readonly DriveSnapshotId[], commit: CommitHook): Promise<void> {
@@ -436,6 +518,7 @@ export class Qcow2Engine implements Engine {
       const root = `export:${request.exportId}`;
       if (graph.rootNamed(root) === undefined) {
         if ('drive' in of) {
+          await this.#assertOwn([of.drive]);
           this.#assertExportable(of.drive, of.writable);
           const { drive: driveId, writable } = of;
           await this.#ctx.links.run(() =>
@@ -507,7 +590,7 @@ export class Qcow2Engine implements Engine {
   }
 
   /** What was read is whole by now: a failure here is no failure of the reading. */
-  async #closeReader(graph: Graph, id: string): Promise<void> {
+  async #closeReader(graph: DaemonGraph, id: string): Promise<void> {
     try {
       await graph.removeExport(id);
       await graph.release(`reader:${id}`);
@@ -550,11 +633,12 @@ export class Qcow2Engine implements Engine {
   async #openReader(
     id: string,
     of: { drive: DriveId } | { point: DriveSnapshotId },
-  ): Promise<{ graph: Graph; target: NbdTarget }> {
+  ): Promise<{ graph: DaemonGraph; target: NbdTarget }> {
     const graph = this.#liveGraph();
     await this.#ctx.links.run(async () => {
       const db = this.#ctx.catalog.db;
       if ('drive' in of) {
+        await this.#assertOwn([of.drive]);
         const head = await getHead(db, of.drive);
         if (graph.isOpenWritable(head.file_id)) throw new CalotypeError('drive_exported');
         await openFileExport(this.#ctx, { id, name: id, fileId: head.file_id, kind: 'reader' });
@@ -634,7 +718,34 @@ export class Qcow2Engine implements Engine {
     }
   }
 
-  #liveGraph(): Graph {
+  /** What needs to open the drive here cannot be done while another process has it. @throws machine_adopted */
+  async #assertOwn(driveIds: readonly DriveId[]): Promise<void> {
+    for (const driveId of driveIds) {
+      const head = await findHead(this.#ctx.catalog.db, driveId);
+      if (head === undefined || head.process_id === null) continue;
+      throw new CalotypeError(
+        'machine_adopted',
+        'The drive belongs to an adopted machine, whose process has it open.',
+        {
+          driveId,
+          machineId: head.process_id,
+          remedy: 'Take a snapshot, and work with a clone of that.',
+        },
+      );
+    }
+  }
+
+  /** @throws machine_off */
+  #joinedGraph(id: MachineId): ForeignGraph {
+    const graph = this.#joined.get(id);
+    if (graph?.alive === true) return graph;
+    throw new CalotypeError('machine_off', 'The process of the adopted machine cannot be reached.', {
+      machineId: id,
+      remedy: 'Start the machine, with its monitor on the socket it was adopted by.',
+    });
+  }
+
+  #liveGraph(): DaemonGraph {
     if (this.#graph === undefined) throw new CalotypeError('engine_unavailable', 'The engine is not open.');
     return this.#graph;
   }
@@ -644,13 +755,14 @@ export class Qcow2Engine implements Engine {
       runDirectory: this.#runDirectory,
       imageDirectory: this.#imageDirectory,
     });
-    const graph = new Graph(this.#ctx.store, daemon, { direct: this.#direct });
+    const graph = new DaemonGraph(this.#ctx.store, daemon, { direct: this.#direct });
     this.#graph = graph;
     this.#daemonLife = new AbortController();
     try {
       const report = await recover(this.#ctx, daemon.adopted);
       graph.qmp.once('close', () => this.#onDaemonLost(graph));
       if (graph.qmp.closed) throw new CalotypeError('engine_unavailable', 'The storage daemon ended during recovery.');
+      if (!daemon.adopted) for (const listener of this.#servedAnew) listener();
       return report;
     } catch (error) {
       graph.qmp.removeAllListeners('close');
@@ -659,14 +771,14 @@ export class Qcow2Engine implements Engine {
     }
   }
 
-  /** What the mirror of the daemon says can no longer be relied on: the daemon lives on, the connection is made anew. */
-  #connectAnew(reason: unknown): void {
-    this.#options.logger.warn(`Catalog and storage daemon have to be brought together: ${String(reason)}`);
-    this.#graph?.qmp.close();
+  /** What the mirror of a process says can no longer be relied on: the process lives on, the connection is made anew. */
+  #connectAnew(reason: unknown, graph: Graph | undefined): void {
+    this.#options.logger.warn(`Catalog and QEMU have to be brought together: ${String(reason)}`);
+    graph?.qmp.close();
   }
 
   /** The daemon died under us, or was let go: once everything that leaned on it has failed, find or start one and recover. */
-  #onDaemonLost(lost: Graph): void {
+  #onDaemonLost(lost: DaemonGraph): void {
     if (this.#closing || lost !== this.#graph) return;
     this.#options.logger.warn('The connection to the storage daemon was lost; it is made again.');
     this.#daemonLife.abort();

@@ -6,9 +6,9 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { expect, onTestFinished, test } from 'vitest';
 import { reachStorageDaemon, stopStorageDaemon } from '../../qemu/storage-daemon.ts';
 import { FileStore } from './file-store.ts';
-import { Graph } from './graph.ts';
+import { DaemonGraph } from './graph.ts';
 
-async function openGraph(): Promise<Graph> {
+async function openGraph(): Promise<DaemonGraph> {
   const directory = mkdtempSync(join(tmpdir(), 'calotype-graph-'));
   const daemon = await reachStorageDaemon({ runDirectory: join(directory, 'run'), imageDirectory: directory });
   onTestFinished(async () => {
@@ -17,7 +17,7 @@ async function openGraph(): Promise<Graph> {
   });
   const store = new FileStore(directory);
   await store.createOverlay(1, 1024 * 1024, null);
-  return new Graph(store, daemon, { direct: false });
+  return new DaemonGraph(store, daemon, { direct: false });
 }
 
 test('a node is not closed under work that borrows it, and not lent once it is being closed', async () => {

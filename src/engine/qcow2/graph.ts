@@ -1,5 +1,5 @@
 /**
- * What the storage daemon has open: block nodes, exports, jobs. It mirrors the daemon's graph so that hot commands
+ * What a QEMU process has open: block nodes, exports, jobs. It mirrors the process's graph so that hot commands
  * need no query, and keeps a node as long as a *root* (an export, a drive's top, a reader, a job) stands on it.
  * Touches QEMU only; the catalog is the caller's affair.
  */
@@ -21,11 +21,11 @@ interface Node {
   readOnly: boolean;
 }
 
-interface BlockNodeInfo {
+export interface BlockNodeInfo {
   'node-name': string;
   ro: boolean;
+  drv?: string;
   file?: string;
-  image?: { 'full-backing-filename'?: string; 'backing-filename'?: string };
 }
 
 export interface JobInfo {
@@ -41,10 +41,18 @@ export interface JobInfo {
 const layerCacheBytes = 1024 * 1024;
 const jobPollMs = 250;
 
+export interface GraphOptions {
+  /** Whether files are opened past the page cache. */
+  readonly direct: boolean;
+  /** Begins the names of our nodes, in a process that has others. Default: nothing. */
+  readonly prefix?: string;
+}
+
 export class Graph {
   readonly store: FileStore;
-  readonly daemon: StorageDaemon;
+  readonly qmp: QmpClient;
   readonly #direct: boolean;
+  readonly #prefix: string;
   readonly #nodes = new Map<number, Node>();
   readonly #roots = new Map<string, number>();
   readonly #lock = new Mutex();
@@ -61,24 +69,35 @@ export class Graph {
   /** Files about to be opened, and how often: work on closed files must not begin on them. */
   readonly #opening = new Map<number, number>();
 
-  constructor(store: FileStore, daemon: StorageDaemon, options: { direct: boolean }) {
+  constructor(store: FileStore, qmp: QmpClient, options: GraphOptions) {
     this.store = store;
-    this.daemon = daemon;
+    this.qmp = qmp;
     this.#direct = options.direct;
+    this.#prefix = options.prefix ?? '';
     // Every job and every export being removed listens.
-    daemon.qmp.setMaxListeners(0);
-  }
-
-  get qmp(): QmpClient {
-    return this.daemon.qmp;
+    qmp.setMaxListeners(0);
   }
 
   get alive(): boolean {
-    return !this.daemon.qmp.closed;
+    return !this.qmp.closed;
   }
 
   nodeName(id: number): string {
-    return `l${id.toString(36)}`;
+    return `${this.#prefix}l${id.toString(36)}`;
+  }
+
+  /** The job of a recorded merge. */
+  jobName(intent: number): string {
+    return `${this.#prefix}j${intent}`;
+  }
+
+  isOurJob(name: string): boolean {
+    return name === this.jobName(Number(name.slice(this.#prefix.length + 1)));
+  }
+
+  /** Whether its node was opened here, so that its options are known. */
+  protected isOurs(_id: number): boolean {
+    return true;
   }
 
   /** The node to stand on for a layer's content. */
@@ -387,7 +406,7 @@ export class Graph {
     const found = await this.qmp.execute<{ id: string; 'node-name': string }[]>('query-block-exports');
     return found
       .filter((item) => item.id.startsWith('e-'))
-      .map((item) => ({ id: item.id.slice(2), fileId: this.#idOfNode(item['node-name']) }));
+      .map((item) => ({ id: item.id.slice(2), fileId: this.idOfNode(item['node-name']) }));
   }
 
   async jobs(): Promise<JobInfo[]> {
@@ -409,14 +428,14 @@ export class Graph {
     await this.#takeZeroesAsHoles(layers.lower);
     const changed = this.#jobWaiter(jobId, control.signal);
     // Known before it is sent: what is sent after it finds the filter there.
-    this.#detours.set(layers.upper, { node: `c${jobId}`, jobId });
+    this.#detours.set(layers.upper, { node: `c-${jobId}`, jobId });
     try {
       const begun = this.qmp.execute('block-commit', {
         'job-id': jobId,
         device: this.nodeName(layers.standIn),
         'top-node': this.nodeName(layers.upper),
         'base-node': this.nodeName(layers.lower),
-        'filter-node-name': `c${jobId}`,
+        'filter-node-name': `c-${jobId}`,
         'auto-finalize': false,
         'auto-dismiss': false,
         'on-error': 'enospc',
@@ -479,6 +498,7 @@ export class Graph {
 
   /** A commit job writes what it moves, also where it reads zeros: the lower layer turns those into holes again. */
   async #takeZeroesAsHoles(id: number): Promise<void> {
+    if (!this.isOurs(id)) return;
     await this.#shape.run(async () => {
       const node = this.#nodes.get(id);
       if (node === undefined) throw new CalotypeError('internal', `Layer ${id} is not open.`);
@@ -540,19 +560,19 @@ export class Graph {
     );
     const graphIds = new Map(edges.nodes.map((node) => [node.name, node.id]));
     for (const info of found) {
-      const id = this.#idOfNode(info['node-name']);
+      const id = this.idOfNode(info['node-name']);
       if (id === null) continue;
       // A job's filter node may stand between two layers.
       let at = below.get(graphIds.get(info['node-name']) ?? -1);
-      while (at !== undefined && this.#idOfNode(names.get(at) ?? '') === null) at = below.get(at);
+      while (at !== undefined && this.idOfNode(names.get(at) ?? '') === null) at = below.get(at);
       this.#nodes.set(id, {
-        backing: at === undefined ? null : this.#idOfNode(names.get(at) ?? ''),
+        backing: at === undefined ? null : this.idOfNode(names.get(at) ?? ''),
         readOnly: info.ro,
       });
     }
     // A server that died between two commands may have left a file open without its layer.
-    const bare = found.filter((info) => /^f[0-9a-z]+$/.test(info['node-name'])).map((info) => info['node-name']);
-    const unused = bare.filter((name) => !this.#nodes.has(Number.parseInt(name.slice(1), 36)));
+    const bare = found.map((info) => info['node-name']).filter((name) => this.#numberIn(name, 'f') !== null);
+    const unused = bare.filter((name) => !this.#nodes.has(this.#numberIn(name, 'f') ?? 0));
     await this.qmp.executeEach(unused.map((name) => ({ execute: 'blockdev-del', arguments: { 'node-name': name } })));
   }
 
@@ -618,7 +638,10 @@ export class Graph {
     if (order.length === 0) return;
     const results = await this.qmp.executeEach(order.flatMap((id) => this.#deleteCommands(id)));
     for (const [at, id] of order.entries()) {
-      if (results[2 * at]?.status === 'fulfilled') this.#nodes.delete(id);
+      const result = results[2 * at];
+      // A node that QEMU opened by itself it has closed by itself.
+      const gone = result?.status === 'rejected' && /Failed to find node/.test(String(result.reason));
+      if (result?.status === 'fulfilled' || gone) this.#nodes.delete(id);
     }
   }
 
@@ -654,24 +677,32 @@ export class Graph {
     return at;
   }
 
-  #idOfNode(name: string): number | null {
-    return /^l[0-9a-z]+$/.test(name) ? Number.parseInt(name.slice(1), 36) : null;
+  protected idOfNode(name: string): number | null {
+    return this.#numberIn(name, 'l');
+  }
+
+  #numberIn(name: string, kind: 'l' | 'f'): number | null {
+    const digits = name.slice(this.#prefix.length + 1);
+    return name === `${this.#prefix}${kind}${digits}` && /^[0-9a-z]+$/.test(digits)
+      ? Number.parseInt(digits, 36)
+      : null;
   }
 
   #nodeOptions(id: number, backing: number | null, readOnly: boolean): Record<string, unknown> {
     return {
-      driver: 'qcow2',
+      driver: this.store.formatOf(id),
       'node-name': this.nodeName(id),
-      file: this.#fileNodeName(id),
-      backing: backing === null ? null : this.#standing(backing),
+      file: this.fileNodeName(id),
+      ...(this.store.formatOf(id) === 'raw' ? {} : { backing: backing === null ? null : this.#standing(backing) }),
       discard: 'unmap',
       ...(this.#direct ? { cache: { direct: true } } : {}),
-      ...(readOnly ? { 'read-only': true, 'l2-cache-size': layerCacheBytes } : {}),
+      ...(readOnly ? { 'read-only': true } : {}),
+      ...(readOnly && this.store.formatOf(id) === 'qcow2' ? { 'l2-cache-size': layerCacheBytes } : {}),
     };
   }
 
-  #fileNodeName(id: number): string {
-    return `f${this.nodeName(id).slice(1)}`;
+  protected fileNodeName(id: number): string {
+    return `${this.#prefix}f${id.toString(36)}`;
   }
 
   /**
@@ -681,7 +712,7 @@ export class Graph {
   #addCommands(id: number, backing: number | null, readOnly: boolean): [QmpCommand, QmpCommand] {
     const file = {
       driver: 'file',
-      'node-name': this.#fileNodeName(id),
+      'node-name': this.fileNodeName(id),
       filename: this.store.nameOf(id),
       discard: 'unmap',
       ...(this.#direct ? { cache: { direct: true } } : {}),
@@ -695,7 +726,7 @@ export class Graph {
   #deleteCommands(id: number): [QmpCommand, QmpCommand] {
     return [
       { execute: 'blockdev-del', arguments: { 'node-name': this.nodeName(id) } },
-      { execute: 'blockdev-del', arguments: { 'node-name': this.#fileNodeName(id) } },
+      { execute: 'blockdev-del', arguments: { 'node-name': this.fileNodeName(id) } },
     ];
   }
 
@@ -714,6 +745,16 @@ export class Graph {
     }
     await this.qmp.executeEach(left);
     if (failure !== undefined) throw failure;
+  }
+}
+
+/** The storage daemon's graph, which also serves exports. */
+export class DaemonGraph extends Graph {
+  readonly daemon: StorageDaemon;
+
+  constructor(store: FileStore, daemon: StorageDaemon, options: GraphOptions) {
+    super(store, daemon.qmp, options);
+    this.daemon = daemon;
   }
 }
 

@@ -10,7 +10,8 @@ import type { Tx } from '../../catalog/catalog.ts';
 import { sumExtents } from '../../core/extents.ts';
 import { rebase } from '../../qemu/image-tools.ts';
 import type { WorkControl } from '../engine.ts';
-import { abandon, assertNotAborted, type Context, discard } from './context.ts';
+import { abandon, assertNotAborted, type Context, discard, graphsWith, newFile } from './context.ts';
+import type { Graph } from './graph.ts';
 import { MovedError } from './moving-files.ts';
 import type { Parts } from './reclaim.ts';
 import {
@@ -19,7 +20,6 @@ import {
   deleteIntent,
   type FileRow,
   findFile,
-  insertFile,
   insertIntent,
   pinnedAmong,
   updateFiles,
@@ -30,11 +30,18 @@ import { steered } from './steered.ts';
 /** Told the share of the merge that is done, 0 to 1. */
 type ShareListener = (share: number) => void;
 
+/** @throws MovedError when the file was given up meanwhile, such as with its drive, which does not wait for the tree */
 export async function dataBytes(parts: Parts, file: FileRow): Promise<number> {
-  const found = await (file.state === 'active'
-    ? parts.allocations.top(file.drive_id, file.id)
-    : parts.allocations.frozen(file.id));
-  return sumExtents(found.all);
+  try {
+    const found = await (file.state === 'active'
+      ? parts.allocations.top(file.drive_id, file.id)
+      : parts.allocations.frozen(file.id));
+    return sumExtents(found.all);
+  } catch (error) {
+    const row = await findFile(parts.ctx.catalog.db, file.id);
+    if (row === undefined || row.state === 'dead') throw new MovedError();
+    throw error;
+  }
 }
 
 /** Bytes that merging the two moves. */
@@ -42,7 +49,18 @@ export async function costOf(parts: Parts, lower: FileRow, upper: FileRow): Prom
   const lowerBytes = await dataBytes(parts, lower);
   if (lowerBytes === 0 && lower.backing_id !== null) return 0;
   const upperBytes = await dataBytes(parts, upper);
-  return parts.ctx.graph().isOpen(upper.id) ? upperBytes : Math.min(lowerBytes, upperBytes);
+  return mustMoveDown(parts.ctx, lower, upper) ? upperBytes : Math.min(lowerBytes, upperBytes);
+}
+
+/** Where the upper file is open, or the lower one was not made here and is to stay. */
+function mustMoveDown(ctx: Context, lower: FileRow, upper: FileRow): boolean {
+  return lower.origin !== 'own' || graphsWith(ctx, upper.id).length > 0;
+}
+
+/** The one process that may change the two: the one that has them open, else the daemon. Undefined where several have. */
+export function mergingGraph(ctx: Context, lower: FileRow, upper: FileRow): Graph | undefined {
+  const [graph, another] = new Set([...graphsWith(ctx, lower.id), ...graphsWith(ctx, upper.id)]);
+  return another === undefined ? (graph ?? ctx.graph()) : undefined;
 }
 
 /** Caller holds the tree. @throws cancelled, space_exhausted, MovedError when the two no longer fit; all reads as before then */
@@ -56,7 +74,7 @@ export async function merge(
   const { ctx } = parts;
   await parts.deltas.record(upper.state === 'active' ? [lower.id] : [lower.id, upper.id]);
   const lowerBytes = await dataBytes(parts, lower);
-  if (lowerBytes === 0 && lower.backing_id !== null) {
+  if (lowerBytes === 0 && lower.backing_id !== null && lower.origin === 'own') {
     await skipEmpty(ctx, lower, upper, lower.backing_id);
     return;
   }
@@ -66,7 +84,7 @@ export async function merge(
     const adds = upperBytes > 0 || upper.size_bytes !== lower.size_bytes;
     // Who reads the upper file itself is moved along by a commit job only.
     if (!adds && !ctx.graph().isHeldBy(upper.id, ['reader', 'export'])) await collapse(ctx, lower, upper);
-    else if (lowerBytes < upperBytes && !ctx.graph().isOpen(upper.id)) {
+    else if (lowerBytes < upperBytes && !mustMoveDown(ctx, lower, upper)) {
       await mergeUp(ctx, lower, upper, control, onShare);
     } else await mergeDown(ctx, lower, upper, control, onShare);
   } finally {
@@ -132,7 +150,10 @@ async function mergeUp(
     const moved = await ctx.graph().whileClosed(upper.id, async (evicted) => {
       const signal = AbortSignal.any([control.signal, evicted]);
       const name = below === null ? null : ctx.store.nameOf(below);
-      const options = { cwd: ctx.store.directory };
+      const options = {
+        cwd: ctx.store.directory,
+        ...(below === null ? {} : { backingFormat: ctx.store.formatOf(below) }),
+      };
       try {
         await steered(bytes, (run) => rebase(ctx.store.pathOf(upper.id), name, { ...run, ...options }), signal);
       } catch (error) {
@@ -185,15 +206,18 @@ async function mergeDown(
   control: WorkControl,
   onShare: ShareListener,
 ): Promise<void> {
-  const graph = ctx.graph();
+  const graph = mergingGraph(ctx, lower, upper);
+  if (graph === undefined) throw new MovedError();
   const intent = await beginMerge(ctx, lower, upper);
-  const jobId = `j${intent}`;
+  const jobId = graph.jobName(intent);
   const standIn = await ctx.catalog.write((tx) =>
-    insertFile(tx, { driveId: upper.drive_id, backingId: null, sizeBytes: upper.size_bytes, state: 'planned' }),
+    newFile(ctx, tx, { driveId: upper.drive_id, backingId: null, sizeBytes: upper.size_bytes, state: 'planned' }),
   );
   const root = `job:${standIn.id}`;
   try {
-    await runCommit(ctx, jobId, { lower, upper, standIn }, root, control, onShare);
+    await whileDaemonIsOut(ctx, graph, [lower.id, upper.id], control, (steer) =>
+      runCommit(ctx, graph, jobId, { lower, upper, standIn }, root, steer, onShare),
+    );
   } catch (error) {
     if (graph.alive) {
       await graph.endJob(jobId);
@@ -213,7 +237,7 @@ async function mergeDown(
       return unneeded;
     } catch (error) {
       // Some files may stand on the lower one already and some not: recovery looks.
-      if (graph.alive) ctx.distrust(error);
+      if (graph.alive) ctx.distrust(error, graph);
       throw error;
     }
   });
@@ -221,9 +245,28 @@ async function mergeDown(
   await discard(ctx, [standIn.id, ...dead]);
 }
 
+/** While another process writes files, the daemon must not have them open: who wants to read them there ends the work. */
+async function whileDaemonIsOut(
+  ctx: Context,
+  graph: Graph,
+  files: readonly number[],
+  control: WorkControl,
+  work: (steered: WorkControl) => Promise<void>,
+): Promise<void> {
+  const [file, ...others] = files;
+  if (graph === ctx.graph() || file === undefined) return work(control);
+  const finished = await ctx.graph().whileClosed(file, (evicted) => {
+    const signal = AbortSignal.any([control.signal, evicted]);
+    const steer: WorkControl = { signal, wishes: () => control.wishes(), progress: (...at) => control.progress(...at) };
+    return whileDaemonIsOut(ctx, graph, others, steer, work);
+  });
+  if (!finished) throw new MovedError();
+}
+
 /** Ends with the job pending: all data has moved, and is durable. */
 async function runCommit(
   ctx: Context,
+  graph: Graph,
   jobId: string,
   files: { lower: FileRow; upper: FileRow; standIn: FileRow },
   root: string,
@@ -231,7 +274,6 @@ async function runCommit(
   onShare: ShareListener,
 ): Promise<void> {
   const { lower, upper, standIn } = files;
-  const graph = ctx.graph();
   await ctx.store.createOverlay(standIn.id, upper.size_bytes, upper.id);
   const chain = await chainOf(ctx.catalog.db, upper.id);
   await graph.open(root, [{ id: standIn.id, backing_id: upper.id }, ...chain], { writable: false });
@@ -248,8 +290,10 @@ export async function settleMerge(
   upper: FileRow,
 ): Promise<readonly number[]> {
   const children = await childrenOf(ctx.catalog.db, upper.id);
-  for (const id of ctx.graph().childrenOf(upper.id)) ctx.graph().noteBacking(id, lower.id);
-  ctx.graph().moveReaders(upper.id, lower.id);
+  for (const graph of graphsWith(ctx, upper.id)) {
+    for (const id of graph.childrenOf(upper.id)) graph.noteBacking(id, lower.id);
+    graph.moveReaders(upper.id, lower.id);
+  }
   const plan = {
     children: children.map((child) => child.id),
     to: lower.id,

@@ -9,18 +9,10 @@
 import type { CommitHook, Tx } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
-import { type Context, planOverlay, removeDead } from './context.ts';
-import {
-  depthOf,
-  findFile,
-  getFile,
-  getHead,
-  type HeadRow,
-  insertFile,
-  insertPoint,
-  replaceTop,
-  updateFiles,
-} from './records.ts';
+import type { Stillness } from '../engine.ts';
+import { type Context, newFile, planOverlay, removeDead } from './context.ts';
+import type { Graph } from './graph.ts';
+import { depthOf, findFile, getFile, getHead, type HeadRow, insertPoint, replaceTop, updateFiles } from './records.ts';
 
 /** Below this a read walks few enough layers to go on taking snapshots while compaction catches up. */
 export const maxDepth = 24;
@@ -40,12 +32,17 @@ interface Prepared extends PivotDrive {
 }
 
 /** Caller holds the drives' locks. `commit` runs in the transaction that records the new tops. */
-export async function pivotDrives(ctx: Context, drives: readonly PivotDrive[], commit: CommitHook): Promise<void> {
+export async function pivotDrives(
+  ctx: Context,
+  drives: readonly PivotDrive[],
+  commit: CommitHook,
+  stillness?: Stillness,
+): Promise<void> {
   const prepared: Prepared[] = [];
   try {
     for (const drive of drives) prepared.push(await prepare(ctx, drive));
-    const open = prepared.filter((drive) => isOpen(ctx, drive));
-    const graph = ctx.graph();
+    const graph = graphOfAll(ctx, prepared);
+    const open = prepared.filter((drive) => graph.rootNamed(`drive:${drive.driveId}`) === drive.head.file_id);
     for (const drive of prepared) {
       const top = drive.head.file_id;
       if (open.includes(drive)) {
@@ -53,10 +50,11 @@ export async function pivotDrives(ctx: Context, drives: readonly PivotDrive[], c
       } else await ctx.store.syncFile(top); // Whoever wrote it may have died before it was durable.
     }
     ctx.step('pivot.before');
-    if (open.length > 0) {
+    await instant(stillness, async () => {
+      if (open.length === 0) return;
       await graph.pivot(open.map((drive) => ({ top: drive.head.file_id, overlay: drive.overlay })));
       for (const drive of open) graph.setRoot(`drive:${drive.driveId}`, drive.overlay);
-    }
+    });
     ctx.step('pivot.done');
     await ctx.catalog.write(async (tx) => {
       for (const drive of prepared) await recordPivot(tx, drive.head, drive.overlay, drive.pointId);
@@ -70,24 +68,42 @@ export async function pivotDrives(ctx: Context, drives: readonly PivotDrive[], c
   }
 }
 
-function isOpen(ctx: Context, drive: Prepared): boolean {
-  return ctx.graph().rootNamed(`drive:${drive.driveId}`) === drive.head.file_id;
+async function instant(stillness: Stillness | undefined, take: () => Promise<void>): Promise<void> {
+  if (stillness === undefined) return take();
+  let taken = false;
+  try {
+    await stillness.hold();
+    await take();
+    taken = true;
+  } finally {
+    await stillness.release(taken);
+  }
+}
+
+/** One process must have them all, since only one can name an instant. @throws machine_off, not_supported */
+function graphOfAll(ctx: Context, drives: readonly Prepared[]): Graph {
+  const [first, ...others] = new Set(drives.map((drive) => ctx.graphOf(drive.head)));
+  if (first === undefined || others.length > 0) {
+    throw new CalotypeError('not_supported', 'Drives of an adopted machine are not taken together with others.');
+  }
+  return first;
 }
 
 /** After a failure: overlays that QEMU took on stay and are adopted; the others go. Without a daemon, recovery decides. */
 async function undoPrepared(ctx: Context, prepared: readonly Prepared[]): Promise<void> {
   for (const { driveId, head, overlay } of prepared) {
-    if (!ctx.graph().alive) return;
-    const pivoted = ctx.graph().rootNamed(`drive:${driveId}`) === overlay;
+    const graph = reachable(ctx, head);
+    if (graph === undefined) continue;
+    const pivoted = graph.rootNamed(`drive:${driveId}`) === overlay;
     try {
       if (pivoted) await adoptTop(ctx, head, overlay);
       else if (head.spare_id === overlay) await dropSpare(ctx, head);
       else {
-        await ctx.graph().release(`spare:${driveId}`);
+        await graph.release(`spare:${driveId}`);
         await removeDead(ctx, [overlay]);
       }
     } catch (error) {
-      ctx.distrust(error);
+      ctx.distrust(error, graph);
     }
   }
 }
@@ -112,10 +128,12 @@ export async function recordPivot(
 
 /** Where the daemon stands on another top than the catalog, or neither is sure, recovery is to have another look. @throws engine_failed */
 export function assertSettled(ctx: Context, head: HeadRow): void {
-  const open = ctx.graph().rootNamed(`drive:${head.drive_id}`);
-  if (!ctx.stuck.has(head.drive_id) && (open === undefined || open === head.file_id)) return;
+  const graph = ctx.graphOf(head);
+  const open = graph.rootNamed(`drive:${head.drive_id}`);
+  const isOwn = head.process_id === null;
+  if (!ctx.stuck.has(head.drive_id) && ((isOwn && open === undefined) || open === head.file_id)) return;
   const error = new CalotypeError('engine_failed', `The state of drive ${head.drive_id} is not settled.`);
-  ctx.distrust(error);
+  ctx.distrust(error, graph);
   throw error;
 }
 
@@ -139,11 +157,12 @@ export async function prepareSpare(ctx: Context, driveId: DriveId): Promise<void
   await ctx.driveLocks.run([driveId], async () => {
     const head = await getHead(ctx.catalog.db, driveId).catch(() => undefined);
     if (head === undefined || head.spare_id !== null || ctx.stuck.has(driveId)) return;
-    const graph = ctx.graph();
+    const graph = reachable(ctx, head);
+    if (graph === undefined) return;
     if (graph.rootNamed(`drive:${driveId}`) !== head.file_id || !graph.isOpenWritable(head.file_id)) return;
     const top = await getFile(ctx.catalog.db, head.file_id);
     const spare = await ctx.catalog.write(async (tx) => {
-      const row = await insertFile(tx, {
+      const row = await newFile(ctx, tx, {
         driveId,
         backingId: top.id,
         sizeBytes: top.size_bytes,
@@ -167,13 +186,24 @@ export async function prepareSpare(ctx: Context, driveId: DriveId): Promise<void
 /** Takes a spare away that no longer fits. Caller holds the drive's lock. */
 export async function dropSpare(ctx: Context, head: HeadRow): Promise<void> {
   const spare = head.spare_id;
-  if (spare === null || ctx.graph().rootNamed(`drive:${head.drive_id}`) === spare) return;
+  const graph = reachable(ctx, head);
+  if (spare === null || graph?.rootNamed(`drive:${head.drive_id}`) === spare) return;
   await ctx.catalog.write(async (tx) => {
     await updateFiles(tx, [spare], { state: 'dead' });
     await tx.updateTable('qcow2_drives').set({ spare_id: null }).where('drive_id', '=', head.drive_id).execute();
   });
-  if (ctx.graph().alive) await ctx.graph().release(`spare:${head.drive_id}`);
+  await graph?.release(`spare:${head.drive_id}`);
   await removeDead(ctx, [spare]);
+}
+
+/** The graph that has a drive open, while it lives. */
+export function reachable(ctx: Context, head: HeadRow): Graph | undefined {
+  try {
+    const graph = ctx.graphOf(head);
+    return graph.alive ? graph : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 export async function topDepth(ctx: Context, driveId: DriveId): Promise<number> {

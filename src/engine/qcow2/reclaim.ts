@@ -12,9 +12,9 @@ import type { DriveId } from '../../core/ids.ts';
 import type { ReclaimResult, WorkControl } from '../engine.ts';
 import type { Allocations } from './allocations.ts';
 import { boundTop } from './compact.ts';
-import { type Context, discard, markDead, removeDead } from './context.ts';
+import { type Context, discard, graphsWith, isOutOfReach, markDead, removeDead } from './context.ts';
 import type { Deltas } from './deltas.ts';
-import { costOf, dataBytes, merge } from './merge.ts';
+import { costOf, dataBytes, merge, mergingGraph } from './merge.ts';
 import { MovedError } from './moving-files.ts';
 import { pivotDrives } from './pivot.ts';
 import {
@@ -166,7 +166,7 @@ export async function sweepDead(ctx: Context, driveIds?: readonly DriveId[]): Pr
   let query = ctx.catalog.db.selectFrom('qcow2_files').select('id').where('state', '=', 'dead');
   if (driveIds !== undefined) query = query.where('drive_id', 'in', driveIds);
   const dead = (await query.execute()).map((row) => row.id);
-  const ids = dead.filter((id) => !ctx.graph().isOpen(id) && !ctx.unlinking.has(id));
+  const ids = dead.filter((id) => graphsWith(ctx, id).length === 0 && !ctx.unlinking.has(id));
   let bytes = 0;
   for (const id of ids) bytes += await ctx.store.diskBytes(id);
   await removeDead(ctx, ids);
@@ -192,8 +192,9 @@ async function nextStep(parts: Parts, root: number, work: Work): Promise<Step | 
     if (others === undefined) above.set(file.backing_id, [file]);
     else others.push(file);
   }
+  if (await isOutOfReach(ctx, tree)) return undefined;
   const unneeded = tree.filter((file) => file.state === 'frozen' && !pinned.has(file.id) && !isRead(ctx, file.id));
-  const leaves = unneeded.filter((file) => !above.has(file.id));
+  const leaves = unneeded.filter((file) => !above.has(file.id) && file.origin === 'own');
   if (leaves.length > 0) return { kind: 'unlink', files: leaves };
   let best: { step: Step; bytes: number } | undefined;
   work.leftBytes = 0;
@@ -203,7 +204,7 @@ async function nextStep(parts: Parts, root: number, work: Work): Promise<Step | 
     if (upper.state === 'active') {
       const step = await freezeStep(parts, lower, upper, work);
       if (step !== undefined) return step;
-    } else if (upper.state === 'frozen' && !isUnderOthers(ctx, lower.id, upper.id)) {
+    } else if (isMergeable(ctx, lower, upper)) {
       const bytes = await costOf(parts, lower, upper);
       work.leftBytes += bytes;
       if (best === undefined || bytes < best.bytes) best = { step: { kind: 'merge', lower, upper }, bytes };
@@ -212,9 +213,16 @@ async function nextStep(parts: Parts, root: number, work: Work): Promise<Step | 
   return best?.step;
 }
 
+function isMergeable(ctx: Context, lower: FileRow, upper: FileRow): boolean {
+  if (upper.state !== 'frozen' || upper.origin !== 'own') return false;
+  return !isUnderOthers(ctx, lower.id, upper.id) && mergingGraph(ctx, lower, upper) !== undefined;
+}
+
 /** A deleted layer right under a drive's top: what the top holds by now can be merged into it, once per reclaim. */
 async function freezeStep(parts: Parts, lower: FileRow, top: FileRow, work: Work): Promise<Step | undefined> {
-  if (lower.backing_id !== null && (await dataBytes(parts, lower)) === 0) return { kind: 'merge', lower, upper: top };
+  if (lower.backing_id !== null && lower.origin === 'own' && (await dataBytes(parts, lower)) === 0) {
+    return { kind: 'merge', lower, upper: top };
+  }
   if (work.frozenOnce.has(top.drive_id)) return undefined;
   work.frozenOnce.add(top.drive_id);
   return (await dataBytes(parts, top)) > 0 ? { kind: 'freeze', driveId: top.drive_id } : undefined;
@@ -227,10 +235,7 @@ function isRead(ctx: Context, id: number): boolean {
 
 /** Whether somebody reads the file below another than the catalog knows of: one that was given up while it was read. */
 function isUnderOthers(ctx: Context, lower: number, upper: number): boolean {
-  return ctx
-    .graph()
-    .childrenOf(lower)
-    .some((id) => id !== upper);
+  return ctx.graphs().some((graph) => graph.childrenOf(lower).some((id) => id !== upper));
 }
 
 async function carryOut(parts: Parts, step: Step, work: Work): Promise<void> {

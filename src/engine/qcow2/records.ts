@@ -34,6 +34,17 @@ export async function getHead(db: Db, driveId: DriveId): Promise<HeadRow> {
   return head;
 }
 
+/** Drives of other processes whose tops these files are. */
+export async function headsOn(db: Db, fileIds: readonly number[]): Promise<HeadRow[]> {
+  const found: HeadRow[] = [];
+  for (let at = 0; at < fileIds.length; at += 500) {
+    const some = fileIds.slice(at, at + 500);
+    const rows = db.selectFrom('qcow2_drives').selectAll().where('file_id', 'in', some);
+    found.push(...(await rows.where('process_id', 'is not', null).execute()));
+  }
+  return found;
+}
+
 const selectPoint = prepare<{ id: DriveSnapshotId }>()((db, p) =>
   db.selectFrom('qcow2_points').selectAll().where('drive_snapshot_id', '=', p('id')),
 );
@@ -85,11 +96,16 @@ const addFile = prepare<Required<NewFile> & { at: number }>()((db, p) =>
     .returningAll(),
 );
 
+/** A file of a drive that another process has open is made beside the drive's own. */
 export async function insertFile(db: Db, file: NewFile): Promise<FileRow> {
   const level = file.level ?? (file.backingId === null ? baseLevel : 0);
   const [row] = await addFile(db, { ...file, level, at: nowUs() });
   if (row === undefined) throw new CalotypeError('internal', 'A new file has no row.');
-  return row;
+  const head = await findHead(db, file.driveId);
+  if (head === undefined || head.place === null) return row;
+  const path = `${head.place}.calotype-${row.id.toString(36)}.qcow2`;
+  await updateFiles(db, [row.id], { path });
+  return { ...row, path };
 }
 
 export async function updateFiles(
@@ -231,13 +247,20 @@ export async function treeOf(db: Db, rootId: number): Promise<FileRow[]> {
   return found.rows;
 }
 
-/** Which of the files some point or drive needs as they are. */
+/** Which of the files some point or drive needs as they are, or nobody may change. */
 export async function pinnedAmong(db: Db, ids: readonly number[]): Promise<Set<number>> {
   const pinned = new Set<number>();
   for (let at = 0; at < ids.length; at += 500) {
     const some = ids.slice(at, at + 500);
     const points = await db.selectFrom('qcow2_points').select('file_id').where('file_id', 'in', some).execute();
     const heads = await db.selectFrom('qcow2_drives').select('file_id').where('file_id', 'in', some).execute();
+    const fixed = await db
+      .selectFrom('qcow2_files')
+      .select('id')
+      .where('id', 'in', some)
+      .where('origin', '=', 'fixed')
+      .execute();
+    for (const row of fixed) pinned.add(row.id);
     for (const row of points) pinned.add(row.file_id);
     for (const row of heads) pinned.add(row.file_id);
   }

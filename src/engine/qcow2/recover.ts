@@ -5,11 +5,11 @@
  */
 import type { ExportRow } from '../../catalog/schema.ts';
 import { CalotypeError } from '../../core/errors.ts';
-import type { DriveId } from '../../core/ids.ts';
+import type { DriveId, MachineId } from '../../core/ids.ts';
 import { asSpaceError } from '../../core/space-error.ts';
 import { NbdClient } from '../../qemu/nbd-client.ts';
 import { isEmptyOverlay } from '../../qemu/qcow2.ts';
-import { type Context, removeDead } from './context.ts';
+import { type Context, graphsWith, removeDead } from './context.ts';
 import type { JobInfo } from './graph.ts';
 import { restoreHeaders, settleMerge } from './merge.ts';
 import { adoptTop, assertSettled, dropSpare, prepareSpare } from './pivot.ts';
@@ -35,13 +35,47 @@ export async function recover(ctx: Context, daemonAdopted: boolean): Promise<str
   await keepNumbersAhead(ctx, report);
   const exports = await ctx.catalog.db.selectFrom('exports').selectAll().execute();
   const jobs = daemonAdopted ? await relearn(ctx, exports, report) : [];
-  const intents = inOrder(await listIntents(ctx.catalog.db));
+  const intents = inOrder(await intentsOf(ctx, null));
   const reverting = new Set<DriveId>();
   for (const { intent } of intents) {
     if (intent.kind === 'revert') for (const target of intent.plan.targets) reverting.add(target.driveId);
   }
   await adoptTops(ctx, reverting, report);
   ctx.stuck.clear();
+  await finishIntents(ctx, intents, jobs, report);
+  if (daemonAdopted) await ctx.graph().tidy();
+  await dropLeftovers(ctx, report);
+  await openExports(ctx, exports, report);
+  return report;
+}
+
+/** Changes under way of the daemon's own files, or of those that a process of somebody else's has a part in. */
+export async function intentsOf(ctx: Context, processId: MachineId | null): Promise<{ id: number; intent: Intent }[]> {
+  const { db } = ctx.catalog;
+  const foreign = await db.selectFrom('qcow2_drives').selectAll().where('process_id', 'is not', null).execute();
+  const processes = new Map<DriveId, MachineId | null>(foreign.map((head) => [head.drive_id, head.process_id]));
+  const intents = await listIntents(db);
+  if (processes.size === 0) return processId === null ? intents : [];
+  const mine: { id: number; intent: Intent }[] = [];
+  for (const item of intents) {
+    const files = await db
+      .selectFrom('qcow2_files')
+      .select('drive_id')
+      .where('id', 'in', [-1, ...filesOf(item.intent)])
+      .execute();
+    const owner = files.map((file) => processes.get(file.drive_id) ?? null).find((id) => id !== null) ?? null;
+    if (owner === processId) mine.push(item);
+  }
+  return mine;
+}
+
+/** Changes that cannot be finished are reported; what depends on them is served no more. */
+export async function finishIntents(
+  ctx: Context,
+  intents: readonly { id: number; intent: Intent }[],
+  jobs: readonly JobInfo[],
+  report: string[],
+): Promise<void> {
   for (const { id, intent } of intents) {
     try {
       await finishIntent(ctx, id, intent, jobs, report);
@@ -51,10 +85,6 @@ export async function recover(ctx: Context, daemonAdopted: boolean): Promise<str
       report.push(`Change ${id} of layers (${intent.kind}) could not be finished: ${reasonOf(error)}`);
     }
   }
-  if (daemonAdopted) await ctx.graph().tidy();
-  await dropLeftovers(ctx, report);
-  await openExports(ctx, exports, report);
-  return report;
 }
 
 /** Headers follow the catalog, so they come after all that may still change what it says. */
@@ -133,6 +163,7 @@ async function adoptTops(ctx: Context, reverting: ReadonlySet<DriveId>, report: 
     .innerJoin('qcow2_drives as d', 'd.file_id', 'f.backing_id')
     .select(['f.id as overlay', 'd.drive_id as driveId'])
     .where('f.state', 'in', ['planned', 'spare'])
+    .where('d.process_id', 'is', null)
     .execute();
   for (const { overlay, driveId } of candidates) {
     if (reverting.has(driveId)) continue;
@@ -187,13 +218,13 @@ async function finishMergeIntent(
   jobs: readonly JobInfo[],
   report: string[],
 ): Promise<void> {
-  const graph = ctx.graph();
   const upper = await findFile(ctx.catalog.db, plan.upper);
   const lower = await findFile(ctx.catalog.db, plan.lower);
-  const job = jobs.find((item) => item.id === `j${id}`);
+  const job = jobs.find((item) => ctx.graphs().some((graph) => graph.jobName(id) === item.id));
   const children = upper === undefined ? [] : await childrenOf(ctx.catalog.db, upper.id);
   const carriedOut =
-    (job !== undefined && job.error === undefined) || children.some((child) => graph.backingOf(child.id) === lower?.id);
+    (job !== undefined && job.error === undefined) ||
+    children.some((child) => graphsWith(ctx, child.id).some((graph) => graph.backingOf(child.id) === lower?.id));
   if (upper !== undefined && lower !== undefined && carriedOut) {
     await settleMerge(ctx, id, lower, upper);
     report.push('Finished a merge.');
@@ -206,7 +237,12 @@ async function finishMergeIntent(
 
 /** Files that were planned and never used, spares of drives that are not open, and the dead. */
 async function dropLeftovers(ctx: Context, report: string[]): Promise<void> {
-  const heads = await ctx.catalog.db.selectFrom('qcow2_drives').selectAll().where('spare_id', 'is not', null).execute();
+  const heads = await ctx.catalog.db
+    .selectFrom('qcow2_drives')
+    .selectAll()
+    .where('spare_id', 'is not', null)
+    .where('process_id', 'is', null)
+    .execute();
   for (const head of heads) {
     const spare = head.spare_id;
     const open = ctx.graph().rootNamed(`drive:${head.drive_id}`) === head.file_id;
@@ -214,14 +250,21 @@ async function dropLeftovers(ctx: Context, report: string[]): Promise<void> {
     else await dropSpare(ctx, head);
   }
   await ctx.graph().tidy();
+  await removeLeftovers(ctx, null, report);
+}
+
+/** Planned files and dead ones that nothing has a use for any more. */
+export async function removeLeftovers(ctx: Context, processId: MachineId | null, report: string[]): Promise<void> {
   const rows = await ctx.catalog.db
     .selectFrom('qcow2_files')
-    .select('id')
+    .leftJoin('qcow2_drives as owner', 'owner.drive_id', 'qcow2_files.drive_id')
+    .select('qcow2_files.id')
+    .where('owner.process_id', 'is', processId)
     .where(({ or, eb, and, not, exists, selectFrom }) =>
       or([
-        eb('state', 'in', ['planned', 'dead']),
+        eb('qcow2_files.state', 'in', ['planned', 'dead']),
         and([
-          eb('state', '=', 'spare'),
+          eb('qcow2_files.state', '=', 'spare'),
           not(
             exists(selectFrom('qcow2_drives as d').select('d.spare_id').whereRef('d.spare_id', '=', 'qcow2_files.id')),
           ),
@@ -230,7 +273,7 @@ async function dropLeftovers(ctx: Context, report: string[]): Promise<void> {
     )
     .execute();
   const kept = new Set((await listIntents(ctx.catalog.db)).flatMap(({ intent }) => filesOf(intent)));
-  const ids = rows.map((row) => row.id).filter((id) => !ctx.graph().isOpen(id) && !kept.has(id));
+  const ids = rows.map((row) => row.id).filter((id) => graphsWith(ctx, id).length === 0 && !kept.has(id));
   await removeDead(ctx, ids);
   if (ids.length > 0) report.push(`Removed ${ids.length} unused layer files.`);
 }

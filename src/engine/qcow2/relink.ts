@@ -6,7 +6,7 @@
 import type { CommitHook } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
-import { type Context, markDead } from './context.ts';
+import { type Context, graphsWith, markDead } from './context.ts';
 import {
   chainOf,
   deleteIntent,
@@ -81,9 +81,22 @@ export async function finishRelink(
 
 /** Makes the daemon and the image header say what a file stands on; what they say already is left alone. Caller holds `links`. */
 export async function relinkOne(ctx: Context, child: number, to: number | null): Promise<void> {
-  const row = await findFile(ctx.catalog.db, child);
-  if (row === undefined || row.state === 'dead') return;
-  const graph = ctx.graph();
+  if (!(await isNeeded(ctx, child))) return;
+  try {
+    await relinkFile(ctx, child, to);
+  } catch (error) {
+    // The last drive on it may be deleted meanwhile, and it with that.
+    if (await isNeeded(ctx, child)) throw error;
+  }
+}
+
+async function isNeeded(ctx: Context, id: number): Promise<boolean> {
+  const row = await findFile(ctx.catalog.db, id);
+  return row !== undefined && row.state !== 'dead';
+}
+
+async function relinkFile(ctx: Context, child: number, to: number | null): Promise<void> {
+  const graph = graphsWith(ctx, child)[0] ?? ctx.graph();
   const header = await readHeader(ctx.store.pathOf(child));
   const written = header.backing === (to === null ? null : ctx.store.nameOf(to));
   const roots = [`relinked:${child}`];

@@ -8,7 +8,7 @@
  */
 import type { CommitHook, Tx } from '../../catalog/catalog.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
-import { abandon, type Context, discard, markDead } from './context.ts';
+import { abandon, type Context, discard, markDead, newFile } from './context.ts';
 import { assertSettled, prepareSpare, recordPivot } from './pivot.ts';
 import {
   activateFile,
@@ -21,7 +21,6 @@ import {
   getHead,
   getPoint,
   type HeadRow,
-  insertFile,
   insertIntent,
   insertLayer,
   insertPoint,
@@ -106,7 +105,7 @@ async function planTarget(ctx: Context, tx: Tx, target: RevertTarget): Promise<P
     overlay = spare.id;
     await updateFiles(tx, [overlay], { state: 'planned', backing_id: point.file_id });
   } else {
-    const row = await insertFile(tx, {
+    const row = await newFile(ctx, tx, {
       driveId: target.driveId,
       backingId: point.file_id,
       sizeBytes: top.size_bytes,

@@ -113,7 +113,7 @@ export async function checkDrive(parts: Parts, driveId: DriveId, control: WorkCo
 }
 
 function assertAtRest(parts: Parts, fileId: number | undefined): void {
-  if (fileId === undefined || !parts.ctx.graph().isOpenWritable(fileId)) return;
+  if (fileId === undefined || !parts.ctx.graphs().some((graph) => graph.isOpenWritable(fileId))) return;
   throw new CalotypeError('drive_exported', 'The drive is being written; close its export or check a clone.');
 }
 

@@ -2,7 +2,7 @@
 import Type from 'typebox';
 import { CalotypeError } from '../../core/errors.ts';
 import { sumExtents } from '../../core/extents.ts';
-import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
+import type { DriveId, DriveSnapshotId, ImageId } from '../../core/ids.ts';
 import { imageFormats } from '../../engine/engine.ts';
 import { callerOf } from '../authentication.ts';
 import { type App, type AppContext, describe } from '../context.ts';
@@ -123,6 +123,7 @@ export function driveRoutes(app: App, context: AppContext): void {
           ...nameFilterFields,
           state: Type.Optional(Type.Array(oneOf(driveStates))),
           tag: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
+          imageId: Type.Optional({ ...uuid<ImageId>(), description: 'made from this image and not flattened since' }),
           sort: sortField,
           order: orderField,
           ...pageFields,
@@ -132,10 +133,20 @@ export function driveRoutes(app: App, context: AppContext): void {
       config: { notes: { errors: ['invalid_sort', 'invalid_cursor', 'invalid_name', 'invalid_tag'] } },
     },
     async (request) => {
-      const { state, sort = 'created', order = 'asc', name, nameContains, nameLike, tag, ...page } = request.query;
+      const {
+        state,
+        sort = 'created',
+        order = 'asc',
+        name,
+        nameContains,
+        nameLike,
+        tag,
+        imageId,
+        ...page
+      } = request.query;
       const found = await drives.list(
         callerOf(request),
-        { name, nameContains, nameLike, tag, states: state },
+        { name, nameContains, nameLike, tag, imageId, states: state },
         { by: sort, order },
         pageRequest(page),
       );

@@ -1,7 +1,7 @@
 /** Grants: what a guest of a project may see or change. */
 import Type from 'typebox';
 import { CalotypeError } from '../../core/errors.ts';
-import type { DriveId, SnapshotId } from '../../core/ids.ts';
+import type { DriveId, ImageId, MachineId, SnapshotId } from '../../core/ids.ts';
 import { isoFromUs } from '../../core/time.ts';
 import type { Grant } from '../../service/grants.ts';
 import { callerOf } from '../authentication.ts';
@@ -51,11 +51,17 @@ export function grantRoutes(app: App, context: AppContext): void {
     '/v1/grants',
     {
       schema: {
-        ...describe('createGrant', 'grants', 'Give a member of the project access to a drive or snapshot (admins)'),
+        ...describe(
+          'createGrant',
+          'grants',
+          'Give a member of the project access to a machine, drive, snapshot or image (admins)',
+        ),
         body: strict({
           user: userField,
+          machineId: Type.Optional(uuid<MachineId>()),
           driveId: Type.Optional(uuid<DriveId>()),
           snapshotId: Type.Optional(uuid<SnapshotId>()),
+          imageId: Type.Optional(uuid<ImageId>()),
           access: accessField,
         }),
         response: { 201: grantRef },
@@ -63,17 +69,22 @@ export function grantRoutes(app: App, context: AppContext): void {
       config: { notes: { errors: ['not_found', 'forbidden'] } },
     },
     async (request, reply) => {
-      const { driveId, snapshotId, user, access } = request.body;
-      const objectId = driveId ?? snapshotId;
-      if (objectId === undefined || (driveId !== undefined && snapshotId !== undefined)) {
-        throw new CalotypeError('invalid_request', 'Give either driveId or snapshotId.', { field: 'driveId' });
+      const { machineId, driveId, snapshotId, imageId, user, access } = request.body;
+      const named = [
+        { objectKind: 'machine', objectId: machineId },
+        { objectKind: 'drive', objectId: driveId },
+        { objectKind: 'snapshot', objectId: snapshotId },
+        { objectKind: 'image', objectId: imageId },
+      ] as const;
+      const [object, another] = named.flatMap(({ objectKind, objectId }) =>
+        objectId === undefined ? [] : { objectKind, objectId },
+      );
+      if (object === undefined || another !== undefined) {
+        throw new CalotypeError('invalid_request', 'Give one of machineId, driveId, snapshotId and imageId.', {
+          field: 'driveId',
+        });
       }
-      const grant = await grants.create(callerOf(request), {
-        user,
-        access,
-        objectKind: driveId === undefined ? 'snapshot' : 'drive',
-        objectId,
-      });
+      const grant = await grants.create(callerOf(request), { user, access, ...object });
       reply.code(201).header('location', `/v1/grants/${grant.id}`);
       return presentGrant(grant);
     },

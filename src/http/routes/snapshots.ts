@@ -2,14 +2,14 @@
 import Type from 'typebox';
 import { CalotypeError, notFound } from '../../core/errors.ts';
 import { sumExtents } from '../../core/extents.ts';
-import type { DriveId, DriveSnapshotId, SnapshotId } from '../../core/ids.ts';
-import type { Snapshot } from '../../core/model.ts';
+import type { DriveId, DriveSnapshotId, MachineId, SnapshotId } from '../../core/ids.ts';
+import { quiesceModes, type Snapshot } from '../../core/model.ts';
 import { usFromIso } from '../../core/time.ts';
 import { maxGroup } from '../../service/snapshots.ts';
 import { callerOf } from '../authentication.ts';
 import { type App, type AppContext, describe } from '../context.ts';
 import { changeOptions, checkIfMatch, createOptions, ifVersion, setEtag } from '../preconditions.ts';
-import { presentDrive, presentPage, presentSnapshot, presentTask } from '../presenters.ts';
+import { presentDrive, presentMachine, presentPage, presentSnapshot, presentTask } from '../presenters.ts';
 import {
   labelFields,
   nameField,
@@ -24,6 +24,7 @@ import {
 import {
   driveTaskAnswer,
   extentsRef,
+  machineTaskAnswer,
   oneOf,
   pageOf,
   type SnapshotBody,
@@ -38,18 +39,36 @@ import { settle } from '../wait.ts';
 
 const params = Type.Object({ snapshotId: uuid<SnapshotId>() });
 const partField = uuid<DriveSnapshotId>();
+const machineErrors = [
+  'machine_off',
+  'machine_not_ready',
+  'machine_failed',
+  'machine_died',
+  'agent_unavailable',
+  'drive_not_attached',
+] as const;
 const engineErrors = ['engine_failed', 'engine_unavailable', 'cancelled'] as const;
 
 export function snapshotRoutes(app: App, context: AppContext): void {
-  const { drives, snapshots } = context.service;
+  const { drives, machines, snapshots } = context.service;
 
   app.post(
     '/v1/snapshots',
     {
       schema: {
-        ...describe('createSnapshot', 'snapshots', 'Take a snapshot of drives, all at one instant'),
+        ...describe('createSnapshot', 'snapshots', 'Take a snapshot of drives, or of a machine, all at one instant'),
         body: strict({
-          driveIds: Type.Array(uuid<DriveId>(), { minItems: 1, maxItems: maxGroup, uniqueItems: true }),
+          driveIds: Type.Optional(Type.Array(uuid<DriveId>(), { minItems: 1, maxItems: maxGroup, uniqueItems: true })),
+          machineId: Type.Optional(uuid<MachineId>()),
+          memory: Type.Optional(Type.Boolean({ description: 'machines only: keep the memory, too; default false' })),
+          quiesce: Type.Optional(
+            oneOf(quiesceModes, {
+              description: 'machines only: file systems frozen by the guest agent; default prefer',
+            }),
+          ),
+          exclude: Type.Optional(
+            Type.Array(uuid<DriveId>(), { maxItems: maxGroup, uniqueItems: true, description: 'drives left out' }),
+          ),
           name: Type.Optional(nameField),
           ...labelFields,
         }),
@@ -71,6 +90,7 @@ export function snapshotRoutes(app: App, context: AppContext): void {
             'space_low',
             'space_exhausted',
             'not_supported',
+            ...machineErrors,
           ],
           idempotent: true,
           refusesExisting: true,
@@ -80,7 +100,19 @@ export function snapshotRoutes(app: App, context: AppContext): void {
     },
     async (request, reply) => {
       const caller = callerOf(request);
-      const made = await snapshots.create(caller, request.body, createOptions(request));
+      const { driveIds, machineId, memory, quiesce, exclude, ...labels } = request.body;
+      if ((driveIds === undefined) === (machineId === undefined)) {
+        throw new CalotypeError('invalid_request', 'Give either driveIds or machineId.', { field: 'driveIds' });
+      }
+      const extra = Object.entries({ memory, quiesce, exclude }).find(([, value]) => value !== undefined)?.[0];
+      if (machineId === undefined && extra !== undefined) {
+        throw new CalotypeError('invalid_request', `Only a snapshot of a machine takes ${extra}.`, { field: extra });
+      }
+      const options = createOptions(request);
+      const made =
+        machineId === undefined
+          ? await snapshots.create(caller, { ...labels, driveIds: driveIds ?? [] }, options)
+          : await snapshots.createOfMachine(caller, { ...labels, machineId, memory, quiesce, exclude }, options);
       const location = `/v1/snapshots/${made.snapshot.id}`;
       const task = await settle(context, request, reply, made.task, { status: 201, location });
       const snapshot = task === made.task ? made.snapshot : await snapshots.getJustTaken(caller, made.snapshot.id);
@@ -95,6 +127,7 @@ export function snapshotRoutes(app: App, context: AppContext): void {
         ...describe('listSnapshots', 'snapshots', 'List snapshots'),
         querystring: strict({
           driveId: Type.Optional(uuid<DriveId>()),
+          machineId: Type.Optional(uuid<MachineId>()),
           ...nameFilterFields,
           state: Type.Optional(Type.Array(oneOf(snapshotStates))),
           tag: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
@@ -111,6 +144,7 @@ export function snapshotRoutes(app: App, context: AppContext): void {
     async (request) => {
       const {
         driveId,
+        machineId,
         name,
         nameContains,
         nameLike,
@@ -126,6 +160,7 @@ export function snapshotRoutes(app: App, context: AppContext): void {
         callerOf(request),
         {
           driveId,
+          machineId,
           name,
           nameContains,
           nameLike,
@@ -218,10 +253,22 @@ export function snapshotRoutes(app: App, context: AppContext): void {
     '/v1/snapshots/:snapshotId/revert',
     {
       schema: {
-        ...describe('revertSnapshot', 'snapshots', 'Put all drives of a snapshot back to it, in place'),
+        ...describe(
+          'revertSnapshot',
+          'snapshots',
+          'Put all drives of a snapshot, or its machine, back to it, in place',
+        ),
         params,
         body: strict({
           keepSafety: Type.Optional(Type.Boolean({ description: 'keep the state before as a snapshot; default true' })),
+          machineId: Type.Optional({
+            ...uuid<MachineId>(),
+            description: 'of a machine: put this other machine onto it, slot by slot',
+          }),
+          memory: Type.Optional(
+            Type.Boolean({ description: 'of a machine: go on from its memory if it holds one; default true' }),
+          ),
+          paused: Type.Optional(Type.Boolean({ description: 'of a machine: let the guest stand still afterwards' })),
         }),
         response: { 200: taskAnswer, 202: taskAnswer },
       },
@@ -229,8 +276,17 @@ export function snapshotRoutes(app: App, context: AppContext): void {
         notes: {
           errors: [
             ...engineErrors,
+            ...machineErrors,
             'not_found',
             'forbidden',
+            'drive_attached',
+            'drive_too_small',
+            'slot_taken',
+            'machine_running',
+            'machine_type_missing',
+            'memory_not_restorable',
+            'memory_damaged',
+            'not_supported',
             'snapshot_not_ready',
             'snapshot_incomplete',
             'drive_not_ready',
@@ -244,7 +300,11 @@ export function snapshotRoutes(app: App, context: AppContext): void {
     },
     async (request, reply) => {
       const { snapshotId } = request.params;
-      const begun = await snapshots.revert(callerOf(request), snapshotId, request.body, changeOptions(request));
+      const { machineId, memory, paused } = request.body;
+      const isPlain = [machineId, memory, paused].every((option) => option === undefined);
+      const asked = isPlain ? 'revert' : 'revertMachine';
+      const input = request.body;
+      const begun = await snapshots[asked](callerOf(request), snapshotId, input, changeOptions(request));
       const location = `/v1/snapshots/${snapshotId}`;
       return { task: presentTask(await settle(context, request, reply, begun, { status: 200, location })) };
     },
@@ -295,6 +355,61 @@ export function snapshotRoutes(app: App, context: AppContext): void {
       });
       const drive = task === made.task ? made.drive : await drives.get(caller, made.drive.id);
       return { task: presentTask(task), drive: presentDrive(drive) };
+    },
+  );
+
+  app.post(
+    '/v1/snapshots/:snapshotId/clone-machine',
+    {
+      schema: {
+        ...describe('cloneMachine', 'snapshots', 'Make a machine from a snapshot of one'),
+        params,
+        body: strict({
+          name: Type.Optional(nameField),
+          memory: Type.Optional(
+            Type.Boolean({ description: 'the guest goes on from the memory of the snapshot; default false' }),
+          ),
+          ...labelFields,
+        }),
+        response: { 201: machineTaskAnswer, 202: machineTaskAnswer },
+      },
+      config: {
+        notes: {
+          errors: [
+            ...engineErrors,
+            'not_found',
+            'forbidden',
+            'invalid_name',
+            'invalid_meta',
+            'invalid_tag',
+            'name_taken',
+            'snapshot_not_ready',
+            'snapshot_incomplete',
+            'memory_not_restorable',
+            'memory_damaged',
+            'machine_failed',
+            'machine_type_missing',
+            'space_low',
+            'space_exhausted',
+          ],
+          idempotent: true,
+          refusesExisting: true,
+          waits: true,
+        },
+      },
+    },
+    async (request, reply) => {
+      const caller = callerOf(request);
+      const made = await snapshots.cloneMachine(
+        caller,
+        request.params.snapshotId,
+        request.body,
+        createOptions(request),
+      );
+      const location = `/v1/machines/${made.machine.id}`;
+      const task = await settle(context, request, reply, made.task, { status: 201, location });
+      const machine = task === made.task ? made.machine : await machines.get(caller, made.machine.id);
+      return { task: presentTask(task), machine: presentMachine(machine) };
     },
   );
 

@@ -37,6 +37,10 @@ const server = Type.Object({
     }),
   }),
   tools: Type.Unsafe<Readonly<Record<string, string>>>({ type: 'object', additionalProperties: { type: 'string' } }),
+  bootDirectory: Type.Unsafe<string | null>({
+    type: ['string', 'null'],
+    description: 'where machines find their kernels; null to all but operators',
+  }),
   caller: Type.Object({
     userId: Type.String(),
     userName: Type.String(),
@@ -48,7 +52,7 @@ const server = Type.Object({
 
 /** Routes of `/v1`, for callers with credentials. */
 export function systemRoutes(app: App, context: AppContext): void {
-  const { service, facts } = context;
+  const { bootDirectory, service, facts } = context;
 
   app.get(
     '/v1',
@@ -61,7 +65,12 @@ export function systemRoutes(app: App, context: AppContext): void {
     },
     async (request) => {
       const { userId, userName, projectId, projectName, role } = callerOf(request);
-      return { name: 'Calotype', ...facts, caller: { userId, userName, projectId, projectName, role } };
+      return {
+        name: 'Calotype',
+        ...facts,
+        bootDirectory: role === 'operator' ? bootDirectory : null,
+        caller: { userId, userName, projectId, projectName, role },
+      };
     },
   );
 

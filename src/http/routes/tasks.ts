@@ -1,6 +1,6 @@
 /** Tasks: watch and steer long work. */
 import Type from 'typebox';
-import type { DriveId, TaskId } from '../../core/ids.ts';
+import type { DriveId, MachineId, TaskId } from '../../core/ids.ts';
 import { callerOf } from '../authentication.ts';
 import { type App, type AppContext, describe } from '../context.ts';
 import { presentPage, presentTask } from '../presenters.ts';
@@ -22,6 +22,7 @@ export function taskRoutes(app: App, context: AppContext): void {
           state: Type.Optional(Type.Array(oneOf(taskStates))),
           objectId: Type.Optional(Type.String({ minLength: 1, maxLength: 64 })),
           driveId: Type.Optional(uuid<DriveId>()),
+          machineId: Type.Optional(uuid<MachineId>()),
           ...pageFields,
         }),
         response: { 200: pageOf<TaskBody>('Task') },
@@ -29,9 +30,9 @@ export function taskRoutes(app: App, context: AppContext): void {
       config: { notes: { errors: ['invalid_cursor'] } },
     },
     async (request) => {
-      const { state, objectId, driveId, ...page } = request.query;
+      const { state, objectId, driveId, machineId, ...page } = request.query;
       return presentPage(
-        await tasks.list(callerOf(request), { states: state, objectId, driveId }, pageRequest(page)),
+        await tasks.list(callerOf(request), { states: state, objectId, driveId, machineId }, pageRequest(page)),
         presentTask,
       );
     },

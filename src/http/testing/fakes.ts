@@ -4,13 +4,14 @@ import { CalotypeError, notFound } from '../../core/errors.ts';
 import {
   type DriveId,
   type DriveSnapshotId,
+  type ImageId,
   newId,
   type ProjectId,
   type SnapshotId,
   type TaskId,
   type UserId,
 } from '../../core/ids.ts';
-import type { Drive, Snapshot, Task } from '../../core/model.ts';
+import type { Drive, Image, Snapshot, Task } from '../../core/model.ts';
 import { nowUs } from '../../core/time.ts';
 import type { Identity } from '../../service/authenticate.ts';
 import type { Caller } from '../../service/caller.ts';
@@ -24,8 +25,10 @@ const refuse = (): never => {
 };
 
 export interface FakeServices {
+  machines?: Partial<Service['machines']>;
   drives?: Partial<Service['drives']>;
   snapshots?: Partial<Service['snapshots']>;
+  images?: Partial<Service['images']>;
   exports?: Partial<Service['exports']>;
   tasks?: Partial<Service['tasks']>;
   events?: Partial<Service['events']>;
@@ -52,6 +55,22 @@ const crud = { create: refuse, list: refuse, get: refuse, update: refuse, delete
 
 export function fakeService(given: FakeServices): Service {
   return {
+    machines: {
+      ...crud,
+      adopt: refuse,
+      disown: refuse,
+      files: refuse,
+      start: refuse,
+      stop: refuse,
+      pause: refuse,
+      resume: refuse,
+      reset: refuse,
+      attach: refuse,
+      detach: refuse,
+      serialLog: refuse,
+      typeOnConsole: refuse,
+      ...given.machines,
+    },
     drives: {
       ...crud,
       import: refuse,
@@ -67,14 +86,18 @@ export function fakeService(given: FakeServices): Service {
       ...crud,
       getByPart: refuse,
       getJustTaken: (caller, id) => (given.snapshots?.get ?? refuse)(caller, id),
+      createOfMachine: refuse,
       revert: refuse,
+      revertMachine: refuse,
       clone: refuse,
+      cloneMachine: refuse,
       tree: refuse,
       usage: refuse,
       changes: refuse,
       download: refuse,
       ...given.snapshots,
     },
+    images: { ...crud, clone: refuse, cloneMachine: refuse, ...given.images },
     exports: { create: refuse, list: refuse, get: refuse, close: refuse, ...given.exports },
     tasks: {
       list: refuse,
@@ -149,10 +172,13 @@ export async function fakeApp(
         },
         tools: {},
       },
+      bootDirectory: '/srv/boot',
       metrics: new Metrics({
         version: '0.0.0',
         inventory: {
           counts: async () => [{ kind: 'tasks', state: 'done', count: 5 }],
+          powers: async () => [{ power: 'paused', count: 2 }],
+          memoryBytes: async () => 7,
           space: async () => ({ freeBytes: 3, totalBytes: 10, reserveBytes: 1, low: false }),
         },
       }),
@@ -180,8 +206,10 @@ export function aDrive(more: Partial<Drive> = {}): Drive {
     error: null,
     basedOn: null,
     sourceId: null,
+    imageId: null,
     snapshotCount: 2,
     exported: false,
+    attachedTo: null,
     createdAt: nowUs(),
     updatedAt: nowUs(),
     version: 3,
@@ -217,11 +245,43 @@ export function aSnapshot(more: Partial<Snapshot> = {}): Snapshot {
         current: true,
       },
     ],
+    machine: null,
     sizeBytes: 4096,
     createdBy: caller.userId,
     createdAt: nowUs(),
     updatedAt: nowUs(),
     version: 1,
+    ...more,
+  };
+}
+
+export function anImage(more: Partial<Image> = {}): Image {
+  return {
+    id: newId<ImageId>(),
+    number: 5,
+    projectId: caller.projectId,
+    name: 'debian-12',
+    description: '',
+    kind: 'machine',
+    state: 'available',
+    meta: {},
+    tags: [],
+    error: null,
+    sizeBytes: 1024 ** 3,
+    consistency: 'filesystem',
+    drives: [{ slot: 0, name: 'root', sizeBytes: 1024 ** 3 }],
+    machine: {
+      name: 'web',
+      kind: 'vm',
+      hardware: { machineType: 'pc-i440fx-7.2', cpus: 2, memoryBytes: 1024 ** 3 },
+      boot: { from: 'kernel', kernel: 'vmlinuz', initrd: null, append: 'quiet' },
+    },
+    sourceId: newId<SnapshotId>(),
+    cloneCount: 2,
+    createdBy: caller.userId,
+    createdAt: nowUs(),
+    updatedAt: nowUs(),
+    version: 3,
     ...more,
   };
 }
@@ -238,6 +298,7 @@ export function aTask(more: Partial<Task> = {}): Task {
     objectKind: 'drive',
     objectId: null,
     driveIds: [],
+    machineId: null,
     progress: { done: 0, total: 1, unit: 'steps', ratePerSecond: null, estimateSeconds: null },
     result: null,
     error: null,

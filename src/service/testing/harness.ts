@@ -3,9 +3,17 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Catalog } from '../../catalog/catalog.ts';
-import type { Role } from '../../catalog/schema.ts';
+import type { GrantedKind, Role } from '../../catalog/schema.ts';
 import { CalotypeError, type ErrorCode } from '../../core/errors.ts';
-import { type DriveId, type GrantId, newId, type ProjectId, type TaskId, type UserId } from '../../core/ids.ts';
+import {
+  type DriveId,
+  type GrantId,
+  type MachineId,
+  newId,
+  type ProjectId,
+  type TaskId,
+  type UserId,
+} from '../../core/ids.ts';
 import type { Drive, Snapshot, Task } from '../../core/model.ts';
 import { nowUs } from '../../core/time.ts';
 import type { Caller, CallerRole } from '../caller.ts';
@@ -48,6 +56,7 @@ export class Harness {
     const config: ServiceConfig = {
       dataDirectory: directory,
       importDirectory: null,
+      bootDirectory: join(directory, 'boot'),
       maxImportBytes: 64 * mib,
       maxDriveBytes: 1024 ** 4,
       ...options,
@@ -119,15 +128,15 @@ export class Harness {
     return addPerson(this.catalog, name, projectId, role);
   }
 
-  async grant(to: Caller, driveId: DriveId, access: 'ro' | 'rw'): Promise<void> {
+  async grant(to: Caller, id: DriveId | MachineId, access: 'ro' | 'rw', kind: GrantedKind = 'drive'): Promise<void> {
     await this.catalog.db
       .insertInto('grants')
       .values({
         id: newId<GrantId>(),
         project_id: to.projectId,
         user_id: to.userId,
-        object_kind: 'drive',
-        object_id: driveId,
+        object_kind: kind,
+        object_id: id,
         access,
         created_at: nowUs(),
       })
@@ -157,13 +166,13 @@ export class Harness {
   }
 }
 
-async function addProject(catalog: Catalog, name: string): Promise<ProjectId> {
+export async function addProject(catalog: Catalog, name: string): Promise<ProjectId> {
   const id = newId<ProjectId>();
   await catalog.db.insertInto('projects').values({ id, name, created_at: nowUs(), version: 1 }).execute();
   return id;
 }
 
-async function addPerson(
+export async function addPerson(
   catalog: Catalog,
   name: string,
   projectId: ProjectId,

@@ -8,7 +8,7 @@ import { CalotypeError, notFound } from '../../core/errors.ts';
 import { type Extents, normalizeExtents } from '../../core/extents.ts';
 import type { DriveId, DriveSnapshotId, ExportId } from '../../core/ids.ts';
 import type { CheckReport, DriveUsage, SnapshotUsage } from '../../core/model.ts';
-import type { Engine, ImageSource, NbdTarget, ReclaimResult, WorkControl } from '../../engine/engine.ts';
+import type { Engine, ImageSource, NbdTarget, ReclaimResult, Stillness, WorkControl } from '../../engine/engine.ts';
 
 const blockBytes = 4096;
 
@@ -95,6 +95,8 @@ export class MemoryEngine implements Engine {
     return [];
   }
   async close(): Promise<void> {}
+  onServedAnew(): void {}
+
   async ping(): Promise<void> {}
 
   async createDrive(drive: { driveId: DriveId; sizeBytes: number }, commit: CommitHook): Promise<void> {
@@ -140,10 +142,13 @@ export class MemoryEngine implements Engine {
   async snapshot(
     points: readonly { driveId: DriveId; driveSnapshotId: DriveSnapshotId }[],
     commit: CommitHook,
+    stillness?: Stillness,
   ): Promise<void> {
     await this.#begin('snapshot');
     if (this.low) throw new CalotypeError('space_low');
     for (const { driveId } of points) this.#drive(driveId);
+    await stillness?.hold();
+    await stillness?.release(true);
     await this.#commit('snapshot', commit, () => {
       for (const { driveId, driveSnapshotId } of points) this.#keep(driveId, driveSnapshotId);
     });
@@ -184,6 +189,17 @@ export class MemoryEngine implements Engine {
     await this.#commit('clone', commit, () => {
       const blocks = new Map(point.blocks);
       this.drives.set(request.driveId, { sizeBytes: request.sizeBytes, blocks, dirty: false, depth: 2 });
+    });
+  }
+
+  async copyPoints(
+    copies: readonly { from: DriveSnapshotId; to: DriveSnapshotId }[],
+    commit: CommitHook,
+  ): Promise<void> {
+    await this.#begin('copyPoints');
+    const found = copies.map(({ from, to }) => ({ to, point: this.points.get(to) ?? this.#point(from) }));
+    await this.#commit('copyPoints', commit, () => {
+      for (const { to, point } of found) this.points.set(to, point);
     });
   }
 
@@ -306,6 +322,22 @@ export class MemoryEngine implements Engine {
     const target = { exportName: request.exportName, socketPath: this.socketPathOf() };
     await this.#commit('startExport', commit, () => this.exports.set(request.exportId, target));
     return target;
+  }
+
+  async adoptDrives(): Promise<void> {
+    throw new CalotypeError('not_supported');
+  }
+
+  async joinProcess(): Promise<readonly string[]> {
+    throw new CalotypeError('not_supported');
+  }
+
+  async filesOf(): Promise<readonly []> {
+    return [];
+  }
+
+  async releaseDrives(): Promise<void> {
+    throw new CalotypeError('not_supported');
   }
 
   socketPathOf(): string {
