@@ -317,7 +317,7 @@ export class MemorySave implements Stillness {
   /** Lets the guest run that ran before. */
   async #goOn(): Promise<void> {
     if (!this.#wasRunning || this.#running.ended) return;
-    if (this.#running.power !== 'running') await this.#running.qmp.execute('cont');
+    if (this.#running.power !== 'running') await goOnAfterMigration(this.#running);
     this.#notePause();
   }
 
@@ -367,7 +367,21 @@ export async function endInterrupted(running: MachineProcess, options: { goOn: b
     await delay(lookAgainMs);
   }
   await running.refresh();
-  if (options.goOn && running.power !== 'running') await running.qmp.execute('cont');
+  if (options.goOn && running.power !== 'running') await goOnAfterMigration(running);
+}
+
+/** QEMU says that a migration is over a moment before it lets the guest go on. */
+async function goOnAfterMigration(running: MachineProcess): Promise<void> {
+  for (const deadline = Date.now() + answerWithinMs; ; ) {
+    try {
+      await running.qmp.execute('cont');
+      return;
+    } catch (error) {
+      const early = error instanceof QmpError && /not finalized/.test(error.message);
+      if (!early || Date.now() > deadline) throw error;
+      await delay(lookAgainMs);
+    }
+  }
 }
 
 /**
