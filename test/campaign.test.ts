@@ -15,14 +15,12 @@ test('nothing acknowledged is lost when server and storage daemon are killed', {
   campaign({ kills }),
 );
 
-test.runIf(isLong)(
-  'nor when machines run, and their processes are killed as well',
-  { timeout: 3_600_000 },
-  async (context) => {
+if (isLong) {
+  test('nor when machines run, and their processes are killed as well', { timeout: 3_600_000 }, async (context) => {
     if ((await guestFilesOrNull('/tmp')) === null) context.skip('there is no guest');
     await campaign({ kills: killsWithMachines, machines: 1 });
-  },
-);
+  });
+}
 
 async function campaign(options: { kills: number; machines?: number }): Promise<void> {
   const seed = Number(process.env.CALOTYPE_CAMPAIGN_SEED ?? Math.floor(Math.random() * 1e6));

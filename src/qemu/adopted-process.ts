@@ -3,14 +3,12 @@
  * taken for known that was not asked, events that nobody here caused are as good as any, and a connection that ends is
  * the end of this object, not of the machine.
  */
-import { EventEmitter } from 'node:events';
 import { readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CalotypeError } from '../core/errors.ts';
 import type { Accelerator } from '../core/model.ts';
-import type { MachinePower } from '../core/states.ts';
-import type { MachineEnd } from './machine-process.ts';
-import { QmpClient, type QmpEvent } from './qmp.ts';
+import { QmpClient } from './qmp.ts';
+import { RunningMachine } from './running-machine.ts';
 
 /** What a process says of itself. */
 export interface AdoptedFacts {
@@ -28,23 +26,19 @@ export interface AdoptedFacts {
 const greetingMs = 5000;
 const oldestVersion = [7, 2] as const;
 
-/** Emits `power` when the guest pauses or goes on, and `end` once the monitor is closed. */
-export class AdoptedProcess extends EventEmitter<{ power: [MachinePower]; end: [MachineEnd]; qmp: [QmpEvent] }> {
+/** Ends for us when the monitor is closed. */
+export class AdoptedProcess extends RunningMachine {
   readonly qmp: QmpClient;
   readonly facts: AdoptedFacts;
   readonly agentSocket: string | null;
-  #power: MachinePower = 'paused';
-  #shutdown = false;
 
   private constructor(qmp: QmpClient, facts: AdoptedFacts, agentSocket: string | null) {
     super();
     this.qmp = qmp;
     this.facts = facts;
     this.agentSocket = agentSocket;
-    this.setMaxListeners(0);
-    qmp.setMaxListeners(0);
-    qmp.on('event', (event) => this.#take(event));
-    qmp.once('close', () => this.emit('end', { expected: this.#shutdown, lastWords: '' }));
+    this.follow(qmp);
+    qmp.once('close', () => this.emit('end', { expected: this.shutdown, lastWords: '' }));
   }
 
   /** @throws adoption_refused when nobody listens, somebody else has the monitor, or it is no QEMU that can be worked with */
@@ -53,7 +47,7 @@ export class AdoptedProcess extends EventEmitter<{ power: [MachinePower]; end: [
     try {
       const facts = await ask(qmp, socketPath);
       const found = new AdoptedProcess(qmp, facts, agentSocket);
-      found.#power = await found.#ask();
+      await found.refresh();
       return found;
     } catch (error) {
       qmp.close();
@@ -78,63 +72,22 @@ export class AdoptedProcess extends EventEmitter<{ power: [MachinePower]; end: [
     return this.qmp.closed;
   }
 
-  get power(): MachinePower {
-    return this.ended ? 'off' : this.#power;
-  }
-
   /** Whether an agent can be asked: where its socket was named, asking tells. */
   async hasAgent(): Promise<boolean> {
     return this.agentSocket !== null;
   }
 
-  async pressPowerButton(): Promise<void> {
-    await this.qmp.execute('system_powerdown');
-  }
-
   /** Ends the process, as pulling the plug does, and waits until the monitor is closed. */
   async powerOff(): Promise<void> {
-    this.#shutdown = true;
+    this.shutdown = true;
     const gone = this.whenEnded(greetingMs);
     await this.qmp.execute('quit').catch(() => undefined);
     await gone;
   }
 
-  /** Resolves once the monitor is closed, or with false after `timeoutMs`. */
-  async whenEnded(timeoutMs: number): Promise<boolean> {
-    if (this.ended) return true;
-    return new Promise<boolean>((resolve) => {
-      const timer = setTimeout(() => finish(false), timeoutMs).unref();
-      const onEnd = (): void => finish(true);
-      const finish = (ended: boolean): void => {
-        clearTimeout(timer);
-        this.off('end', onEnd);
-        resolve(ended);
-      };
-      this.once('end', onEnd);
-    });
-  }
-
   /** Lets go of the process, which runs on. */
   release(): void {
     this.qmp.close();
-  }
-
-  async #ask(): Promise<MachinePower> {
-    const { running } = await this.qmp.execute<{ running: boolean }>('query-status');
-    return running ? 'running' : 'paused';
-  }
-
-  #take(event: QmpEvent): void {
-    if (event.event === 'RESUME') this.#see('running');
-    else if (event.event === 'STOP') this.#see('paused');
-    else if (event.event === 'SHUTDOWN') this.#shutdown = true;
-    this.emit('qmp', event);
-  }
-
-  #see(power: MachinePower): void {
-    if (this.#power === power) return;
-    this.#power = power;
-    this.emit('power', power);
   }
 }
 

@@ -4,15 +4,14 @@
  * merges, goes on under a running guest without its process having to know.
  */
 import { spawn } from 'node:child_process';
-import { EventEmitter } from 'node:events';
 import { closeSync, existsSync, mkdirSync, openSync, readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { CalotypeError } from '../core/errors.ts';
 import type { Accelerator, MachineHardware } from '../core/model.ts';
-import type { MachinePower } from '../core/states.ts';
 import { ProcessLog } from './process-log.ts';
 import { QmpClient, type QmpCommand, type QmpEvent } from './qmp.ts';
+import { RunningMachine } from './running-machine.ts';
 import { SerialInput } from './serial-input.ts';
 import { limitedCommand, type SerialLog } from './serial-log.ts';
 
@@ -36,14 +35,6 @@ export interface MachineProcessSpec {
   readonly incoming: boolean;
 }
 
-/** Why a process ended. */
-export interface MachineEnd {
-  /** The guest or an operator shut it down in good order. */
-  readonly expected: boolean;
-  /** What QEMU wrote last, for people. */
-  readonly lastWords: string;
-}
-
 /** PCI addresses are fixed, so that a machine that comes back has every device where its guest knows it. */
 const firstDriveAddress = 0x10;
 export const maxSlots = 15;
@@ -62,32 +53,19 @@ interface Facts {
   readonly said: ProcessLog;
 }
 
-interface MachineEvents {
-  /** The guest begins, pauses or goes on. */
-  power: [MachinePower];
-  /** The guest has let go of a drive, or may have while the connection was cut. */
-  unplugged: [];
-  /** Once, when the process is gone. */
-  end: [MachineEnd];
-  qmp: [QmpEvent];
-}
-
-export class MachineProcess extends EventEmitter<MachineEvents> {
+export class MachineProcess extends RunningMachine {
   readonly directory: string;
   readonly pid: number;
   readonly qemuVersion: string;
   readonly accelerator: Accelerator;
   readonly serialInput: SerialInput;
   #qmp: QmpClient;
-  #power: MachinePower = 'paused';
-  #shutdown = false;
   #ended = false;
   #released = false;
   readonly #said: ProcessLog;
 
   private constructor(directory: string, qmp: QmpClient, log: SerialLog, facts: Facts) {
     super();
-    this.setMaxListeners(0);
     this.directory = directory;
     this.pid = facts.pid;
     this.qemuVersion = facts.version;
@@ -178,22 +156,8 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
     return this.#ended;
   }
 
-  get power(): MachinePower {
-    return this.#ended ? 'off' : this.#power;
-  }
-
   get agentSocket(): string {
     return MachineProcess.agentSocketIn(this.directory);
-  }
-
-  /** QEMU's own word for what it does, such as `running`, `paused`, `io-error`. */
-  async status(): Promise<string> {
-    return (await this.#qmp.execute<{ status: string }>('query-status')).status;
-  }
-
-  /** Asks what the guest does by now. */
-  async refresh(): Promise<void> {
-    this.#see((await this.status()) === 'running' ? 'running' : 'paused');
   }
 
   /** Whether an agent in the guest has its port open. */
@@ -202,30 +166,10 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
     return devices.some((device) => device.label === 'agent' && device['frontend-open']);
   }
 
-  /** Resolves once the process is gone, or with false after `timeoutMs`. */
-  async whenEnded(timeoutMs: number): Promise<boolean> {
-    if (this.#ended) return true;
-    return new Promise<boolean>((resolve) => {
-      const timer = setTimeout(() => finish(false), timeoutMs);
-      const onEnd = (): void => finish(true);
-      const finish = (ended: boolean): void => {
-        clearTimeout(timer);
-        this.off('end', onEnd);
-        resolve(ended);
-      };
-      this.once('end', onEnd);
-    });
-  }
-
-  /** Presses the power button. Whether the guest obeys shows in `whenEnded`. */
-  async pressPowerButton(): Promise<void> {
-    await this.#qmp.execute('system_powerdown');
-  }
-
   /** Ends the process, as pulling the plug does, and waits until it is gone. */
   async powerOff(): Promise<void> {
     if (this.#ended) return;
-    this.#shutdown = true;
+    this.shutdown = true;
     const gone = this.whenEnded(exitDeadlineMs);
     // A QEMU that hangs never answers.
     this.#qmp.execute('quit').catch(() => undefined);
@@ -306,23 +250,8 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
   }
 
   #listen(qmp: QmpClient): void {
-    qmp.setMaxListeners(0);
-    qmp.on('event', (event) => this.#take(event));
+    this.follow(qmp);
     qmp.once('close', () => void this.#onLost());
-  }
-
-  #take(event: QmpEvent): void {
-    if (event.event === 'RESUME') this.#see('running');
-    else if (event.event === 'STOP') this.#see('paused');
-    else if (event.event === 'SHUTDOWN') this.#shutdown = true;
-    else if (event.event === 'DEVICE_DELETED') this.emit('unplugged');
-    this.emit('qmp', event);
-  }
-
-  #see(power: MachinePower): void {
-    if (this.#power === power) return;
-    this.#power = power;
-    this.emit('power', power);
   }
 
   /** The monitor closed: the process is gone, or somebody cut the connection and it is made again. */
@@ -336,11 +265,11 @@ export class MachineProcess extends EventEmitter<MachineEvents> {
         this.emit('unplugged');
         return;
       }
-      await delay(this.#shutdown ? connectMs : reconnectMs);
+      await delay(this.shutdown ? connectMs : reconnectMs);
     }
     if (this.#released || this.#ended) return;
     this.#ended = true;
-    this.emit('end', { expected: this.#shutdown, lastWords: this.#said.lastWords() });
+    this.emit('end', { expected: this.shutdown, lastWords: this.#said.lastWords() });
   }
 }
 

@@ -8,7 +8,6 @@ import { findMachineRow, setPower } from '../catalog/machines.ts';
 import type { MachineRow } from '../catalog/schema.ts';
 import { CalotypeError, toStoredError } from '../core/errors.ts';
 import type { MachineId } from '../core/ids.ts';
-import type { MachineRuntime } from '../core/model.ts';
 import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
 import type { Engine } from '../engine/engine.ts';
@@ -60,13 +59,6 @@ export class AdoptedMachines {
     return new Promise<void>((resolve) => {
       void this.#keepUp(row, stop.signal, resolve).finally(resolve);
     });
-  }
-
-  runtimeOf(row: MachineRow): MachineRuntime | null {
-    const running = this.#live.get(row.id);
-    if (running === undefined) return null;
-    const { pid, qemuVersion, accelerator, power } = running;
-    return { pid, accelerator, qemuVersion, power, startedAt: row.started_at ?? nowUs() };
   }
 
   /** The machine is known no more, or the server ends: it runs on. */

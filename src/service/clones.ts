@@ -1,5 +1,5 @@
 /** New drives made from snapshots: linked at once, independent of the source's fate. */
-import { driveNameExists, insertDrive } from '../catalog/drives.ts';
+import { insertDrive } from '../catalog/drives.ts';
 import type { SnapshotRecord } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
@@ -11,7 +11,7 @@ import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
-import { checkLabels, fitName } from './labels.ts';
+import { assertNameFree, checkLabels, fitName } from './labels.ts';
 import { toDrive } from './objects.ts';
 import { replayDrive } from './replay.ts';
 import { assertMayCreate } from './rights.ts';
@@ -64,9 +64,7 @@ export function cloneSnapshot(
         });
       }
       const name = wantedName ?? fitName(snapshot.name, '-clone');
-      if (options?.refuseExistingName === true && (await driveNameExists(tx, caller.projectId, name))) {
-        throw new CalotypeError('name_taken', `There is a drive named ${name}.`, { name });
-      }
+      await assertNameFree(tx, options, 'drive', caller.projectId, name);
       assertRoom(space);
       const made = await insertDrive(tx, {
         id: driveId,

@@ -1,9 +1,11 @@
 /** What every use case works with, put together once by `createService`. */
 import type { Catalog } from '../catalog/catalog.ts';
+import type { MachineRow } from '../catalog/schema.ts';
 import type { ExportId, MachineId } from '../core/ids.ts';
+import type { MachineRuntime } from '../core/model.ts';
+import { nowUs } from '../core/time.ts';
 import type { Engine, NbdTarget } from '../engine/engine.ts';
-import type { AdoptedProcess } from '../qemu/adopted-process.ts';
-import type { MachineProcess } from '../qemu/machine-process.ts';
+import type { RunningMachine } from '../qemu/running-machine.ts';
 import type { AdoptedMachines } from './adopted-machines.ts';
 import type { EventFeed } from './event-feed.ts';
 import type { ExportBook } from './export-book.ts';
@@ -75,6 +77,14 @@ export interface Context {
 }
 
 /** The process of a machine that runs, whoever started it. */
-export function runningMachine(context: Context, id: MachineId): MachineProcess | AdoptedProcess | undefined {
+export function runningMachine(context: Context, id: MachineId): RunningMachine | undefined {
   return context.machines.find(id) ?? context.adopted.find(id);
+}
+
+/** What is known of the process of a machine that runs. */
+export function runtimeOf(context: Context, row: MachineRow): MachineRuntime | null {
+  const running = runningMachine(context, row.id);
+  if (running === undefined) return null;
+  const { pid, qemuVersion, accelerator, power } = running;
+  return { pid, accelerator, qemuVersion, power, startedAt: row.started_at ?? nowUs() };
 }

@@ -1,7 +1,7 @@
 /** The use cases of drives; what is longer lives beside this file: imports, lists, downloads, deletion, reverts. */
 import { sql } from 'kysely';
 import { addEvent, type Tx } from '../catalog/catalog.ts';
-import { driveNameExists, findDrive, insertDrive } from '../catalog/drives.ts';
+import { findDrive, insertDrive } from '../catalog/drives.ts';
 import type { DriveRow } from '../catalog/schema.ts';
 import { replaceTags } from '../catalog/tags.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
@@ -18,7 +18,7 @@ import { listDrives } from './drive-lists.ts';
 import { type FirstAttempt, once, remember } from './idempotency.ts';
 import { importDrive } from './imports.ts';
 import type { CreateOptions, DriveUseCases } from './interface.ts';
-import { assertVersion, checkLabels, checkUpdate } from './labels.ts';
+import { assertNameFree, assertVersion, checkLabels, checkUpdate } from './labels.ts';
 import { toDrive } from './objects.ts';
 import { replayDrive, replayTask } from './replay.ts';
 import { revertDrive } from './reverts.ts';
@@ -70,9 +70,7 @@ export function driveUseCases(context: Context): DriveUseCases {
         const id = newId<DriveId>();
         const space = await engine.space();
         const { task, record } = await runner.change(async (tx, add) => {
-          if (options?.refuseExistingName === true && (await driveNameExists(tx, caller.projectId, name))) {
-            throw new CalotypeError('name_taken', `There is a drive named ${name}.`, { name });
-          }
+          await assertNameFree(tx, options, 'drive', caller.projectId, name);
           assertRoom(space);
           const made = await insertDrive(tx, {
             id,

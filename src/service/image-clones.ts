@@ -1,7 +1,6 @@
 /** New drives and machines made from images: linked at once, with names, addresses and ids of their own. */
-import { driveNameExists, insertDrive } from '../catalog/drives.ts';
+import { insertDrive } from '../catalog/drives.ts';
 import type { ImageRecord } from '../catalog/images.ts';
-import { machineNameExists } from '../catalog/machines.ts';
 import { CalotypeError } from '../core/errors.ts';
 import { type DriveId, type ImageId, type MachineId, newId } from '../core/ids.ts';
 import type { Drive, ImageMachine, Machine, MachineKind } from '../core/model.ts';
@@ -12,7 +11,7 @@ import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
-import { checkLabels } from './labels.ts';
+import { assertNameFree, checkLabels } from './labels.ts';
 import { insertMachineLike } from './machine-clones.ts';
 import { checkCpus, checkMemory } from './machine-hardware.ts';
 import { toDrive, toMachine } from './objects.ts';
@@ -66,9 +65,7 @@ export function cloneImage(
         });
       }
       const name = wantedName ?? image.name;
-      if (options?.refuseExistingName === true && (await driveNameExists(tx, caller.projectId, name))) {
-        throw new CalotypeError('name_taken', `There is a drive named ${name}.`, { name });
-      }
+      await assertNameFree(tx, options, 'drive', caller.projectId, name);
       assertRoom(space);
       const made = await insertDrive(tx, {
         id: driveId,
@@ -141,9 +138,7 @@ export function cloneImageMachine(
       }
       const then: ImageMachine = JSON.parse(image.machine_json);
       const name = wantedName ?? image.name;
-      if (options?.refuseExistingName === true && (await machineNameExists(tx, caller.projectId, name))) {
-        throw new CalotypeError('name_taken', `There is a machine named ${name}.`, { name });
-      }
+      await assertNameFree(tx, options, 'machine', caller.projectId, name);
       assertRoom(space);
       const { record: made, drives } = await insertMachineLike(tx, {
         id: machineId,

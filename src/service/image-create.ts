@@ -1,7 +1,6 @@
 /** Makes images from snapshots: the points they consist of become the image's own, so that it outlives snapshot, drive and machine. */
-import { forgetImage, imageNameExists, insertImage, moveImage } from '../catalog/images.ts';
+import { forgetImage, insertImage, moveImage } from '../catalog/images.ts';
 import type { SnapshotRecord } from '../catalog/snapshots.ts';
-import { CalotypeError } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, type ImageId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Image, ImageMachine, MachineHardware } from '../core/model.ts';
 import { checkName } from '../core/names.ts';
@@ -12,7 +11,7 @@ import { choosePart } from './clones.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
-import { checkLabels } from './labels.ts';
+import { assertNameFree, checkLabels } from './labels.ts';
 import { assertWhole } from './machine-revert-plan.ts';
 import { toImage } from './objects.ts';
 import { replayImage } from './replay.ts';
@@ -35,9 +34,7 @@ export function createImage(
       const snapshot = await readableSnapshot(tx, caller, snapshotId);
       const { machine, parts } = contentOf(context, snapshot, input.part);
       const name = wanted ?? snapshot.name;
-      if (options?.refuseExistingName === true && (await imageNameExists(tx, caller.projectId, name))) {
-        throw new CalotypeError('name_taken', `There is an image named ${name}.`, { name });
-      }
+      await assertNameFree(tx, options, 'image', caller.projectId, name);
       const made = await insertImage(tx, {
         id,
         projectId: caller.projectId,

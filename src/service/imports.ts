@@ -7,7 +7,7 @@ import { mkdir, readdir, rm, stat } from 'node:fs/promises';
 import { join } from 'node:path';
 import { type Readable, Transform } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
-import { driveNameExists, insertDrive, moveDrive, setDriveSize } from '../catalog/drives.ts';
+import { insertDrive, moveDrive, setDriveSize } from '../catalog/drives.ts';
 import { CalotypeError } from '../core/errors.ts';
 import { type DriveId, newId } from '../core/ids.ts';
 import type { Drive } from '../core/model.ts';
@@ -21,7 +21,7 @@ import type { Context } from './context.ts';
 import { abandonDrive, driveOf } from './drive-tasks.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
-import { checkLabels } from './labels.ts';
+import { assertNameFree, checkLabels } from './labels.ts';
 import { toDrive } from './objects.ts';
 import { resolveFile } from './operator-directory.ts';
 import { replayDrive } from './replay.ts';
@@ -60,9 +60,7 @@ export function importDrive(
       const sizeBytes = roundSize(virtualBytes);
       const space = await context.engine.space();
       const { task, record } = await runner.change(async (tx, add) => {
-        if (options?.refuseExistingName === true && (await driveNameExists(tx, caller.projectId, name))) {
-          throw new CalotypeError('name_taken', `There is a drive named ${name}.`, { name });
-        }
+        await assertNameFree(tx, options, 'drive', caller.projectId, name);
         assertRoom(space);
         const made = await insertDrive(tx, {
           id: driveId,

@@ -1,7 +1,13 @@
 /** What people attach to an object, checked; and the change of it. */
+import type { Db } from '../catalog/catalog.ts';
+import { driveNameExists } from '../catalog/drives.ts';
+import { imageNameExists } from '../catalog/images.ts';
+import { machineNameExists } from '../catalog/machines.ts';
+import { snapshotNameExists } from '../catalog/snapshots.ts';
 import { CalotypeError } from '../core/errors.ts';
+import type { ProjectId } from '../core/ids.ts';
 import { checkDescription, checkMeta, checkName, checkTags, maxNameLength } from '../core/names.ts';
-import type { Labels, Update } from './interface.ts';
+import type { CreateOptions, Labels, Update } from './interface.ts';
 
 export interface CheckedLabels {
   readonly description: string;
@@ -41,6 +47,25 @@ export function checkUpdate(update: Update): CheckedUpdate {
 export function assertVersion(object: { version: number }, ifVersion: number | undefined): void {
   if (ifVersion === undefined || ifVersion === object.version) return;
   throw new CalotypeError('precondition_failed', undefined, { version: object.version, wanted: ifVersion });
+}
+
+const nameExists = {
+  drive: driveNameExists,
+  image: imageNameExists,
+  machine: machineNameExists,
+  snapshot: snapshotNameExists,
+};
+
+/** Where names that exist are to be refused. @throws name_taken */
+export async function assertNameFree(
+  db: Db,
+  options: CreateOptions | undefined,
+  kind: keyof typeof nameExists,
+  projectId: ProjectId,
+  name: string,
+): Promise<void> {
+  if (options?.refuseExistingName !== true || !(await nameExists[kind](db, projectId, name))) return;
+  throw new CalotypeError('name_taken', `There is ${kind === 'image' ? 'an' : 'a'} ${kind} named ${name}.`, { name });
 }
 
 /** A made-up name, shortened from its start part so that the end stays. */

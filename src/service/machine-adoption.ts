@@ -10,7 +10,6 @@ import {
   findMachineRow,
   forgetMachine,
   insertMachine,
-  machineNameExists,
   setPower,
   slotsOf,
   snapshotsOfMachine,
@@ -29,7 +28,7 @@ import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
-import { checkLabels, fitName } from './labels.ts';
+import { assertNameFree, checkLabels, fitName } from './labels.ts';
 import { machineOf } from './machine-tasks.ts';
 import { toMachine } from './objects.ts';
 import { replayMachine, replayTask } from './replay.ts';
@@ -72,9 +71,7 @@ export function adoptMachine(
     const { hardware, disks } = await look(context, qmpPath);
     const id = newId<MachineId>();
     const { task, record } = await runner.change(async (tx, add) => {
-      if (options?.refuseExistingName === true && (await machineNameExists(tx, caller.projectId, name))) {
-        throw new CalotypeError('name_taken', `There is a machine named ${name}.`, { name });
-      }
+      await assertNameFree(tx, options, 'machine', caller.projectId, name);
       const at = nowUs();
       const drives = [];
       for (const [slot, disk] of disks.entries()) {

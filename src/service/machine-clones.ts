@@ -1,14 +1,7 @@
 /** New machines made from snapshots and images of machines: drives, address and identity are new; on request the guest goes on in them. */
 import type { Tx } from '../catalog/catalog.ts';
 import { insertDrive, moveDrive } from '../catalog/drives.ts';
-import {
-  insertMachine,
-  keptMemoryOf,
-  type MachineRecord,
-  machineNameExists,
-  setPower,
-  updateMachine,
-} from '../catalog/machines.ts';
+import { insertMachine, keptMemoryOf, type MachineRecord, setPower, updateMachine } from '../catalog/machines.ts';
 import type { MachineRow, MemoryFileRow } from '../catalog/schema.ts';
 import { findParts, findSnapshot } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
@@ -30,7 +23,7 @@ import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
-import { type CheckedLabels, checkLabels, fitName } from './labels.ts';
+import { assertNameFree, type CheckedLabels, checkLabels, fitName } from './labels.ts';
 import { newMacAddress } from './machine-hardware.ts';
 import { bringDown } from './machine-power.ts';
 import { assertWhole } from './machine-revert-plan.ts';
@@ -80,9 +73,7 @@ export function cloneMachine(
         throw new CalotypeError('memory_not_restorable', 'The snapshot holds no memory.', { snapshotId: id });
       }
       const name = wantedName ?? fitName(machine.machine_name, '-clone');
-      if (options?.refuseExistingName === true && (await machineNameExists(tx, caller.projectId, name))) {
-        throw new CalotypeError('name_taken', `There is a machine named ${name}.`, { name });
-      }
+      await assertNameFree(tx, options, 'machine', caller.projectId, name);
       assertRoom(space);
       const then: { slot: number; driveId: DriveId }[] = JSON.parse(machine.slots_json);
       const { record: made, drives } = await insertMachineLike(tx, {

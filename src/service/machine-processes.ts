@@ -9,16 +9,11 @@ import { findMachineRow, setPower } from '../catalog/machines.ts';
 import type { MachineRow } from '../catalog/schema.ts';
 import { CalotypeError, type StoredError, toStoredError } from '../core/errors.ts';
 import type { MachineId } from '../core/ids.ts';
-import type { MachineHardware, MachineRuntime } from '../core/model.ts';
-import { nowUs } from '../core/time.ts';
+import type { MachineHardware } from '../core/model.ts';
 import { type AcceleratorChoice, chooseAccelerator } from '../qemu/accelerator.ts';
-import {
-  type MachineDrive,
-  type MachineEnd,
-  MachineProcess,
-  type MachineProcessSpec,
-} from '../qemu/machine-process.ts';
+import { type MachineDrive, MachineProcess, type MachineProcessSpec } from '../qemu/machine-process.ts';
 import { type MachineTypes, readMachineTypes } from '../qemu/machine-types.ts';
+import type { MachineEnd } from '../qemu/running-machine.ts';
 import { SerialLog } from '../qemu/serial-log.ts';
 import type { Logger } from './context.ts';
 
@@ -288,13 +283,6 @@ export class MachineProcesses {
     } finally {
       this.#ending.delete(id);
     }
-  }
-
-  runtimeOf(row: MachineRow): MachineRuntime | null {
-    const running = this.#live.get(row.id);
-    if (running === undefined) return null;
-    const { pid, qemuVersion, accelerator, power } = running;
-    return { pid, accelerator, qemuVersion, power, startedAt: row.started_at ?? nowUs() };
   }
 
   /** Lets go of all of them; they run on. */

@@ -14,7 +14,6 @@ import {
   removeIfEmpty,
   removeParts,
   resettleSnapshot,
-  snapshotNameExists,
 } from '../catalog/snapshots.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, type MachineId, newId, type SnapshotId } from '../core/ids.ts';
@@ -29,7 +28,7 @@ import type { Compaction } from './compaction.ts';
 import { type Context, runningMachine } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, Labels, WithTask } from './interface.ts';
-import { checkLabels, compactTime, fitName } from './labels.ts';
+import { assertNameFree, checkLabels, compactTime, fitName } from './labels.ts';
 import {
   endInterrupted,
   MemorySave,
@@ -125,9 +124,7 @@ export function createMachineSnapshot(
       for (const drive of drives.values()) assertDriveReady(context, drive);
       const at = nowUs();
       const name = wanted ?? fitName(machine.name, `-${compactTime(at)}`);
-      if (options?.refuseExistingName === true && (await snapshotNameExists(tx, machine.project_id, name))) {
-        throw new CalotypeError('name_taken', `There is a snapshot named ${name}.`, { name });
-      }
+      await assertNameFree(tx, options, 'snapshot', machine.project_id, name);
       assertRoom(space);
       const parts = covered.flatMap(({ driveId }) => {
         const drive = drives.get(driveId);

@@ -7,7 +7,6 @@ import {
   findMachine,
   insertMachine,
   type MachineRecord,
-  machineNameExists,
   machinesByNumber,
   slotsOf,
   updateMachine,
@@ -23,10 +22,10 @@ import { maxSlots } from '../qemu/machine-process.ts';
 import { assertDriveReady, assertMachineReady, driveRow, machineRow, ownerOf, readableMachine } from './access.ts';
 import { BoundedMap } from './bounded-map.ts';
 import type { Caller } from './caller.ts';
-import type { Context } from './context.ts';
+import { type Context, runtimeOf } from './context.ts';
 import { once, remember } from './idempotency.ts';
 import type { CreateOptions, MachineUseCases } from './interface.ts';
-import { assertVersion, checkLabels, checkUpdate } from './labels.ts';
+import { assertNameFree, assertVersion, checkLabels, checkUpdate } from './labels.ts';
 import { adoptMachine, disownMachine } from './machine-adoption.ts';
 import { deleteMachine } from './machine-delete.ts';
 import { checkCpus, checkMemory, newMacAddress } from './machine-hardware.ts';
@@ -46,9 +45,8 @@ const maxAppendLength = 2048;
 const typingUs = 600 * 1_000_000;
 
 export function machineUseCases(context: Context): MachineUseCases {
-  const { catalog, engine, machines, adopted, runner } = context;
-  const show = (record: MachineRecord): Machine =>
-    toMachine(record, machines.runtimeOf(record) ?? adopted.runtimeOf(record));
+  const { catalog, engine, machines, runner } = context;
+  const show = (record: MachineRecord): Machine => toMachine(record, runtimeOf(context, record));
 
   type Simple =
     | 'machine.start'
@@ -166,9 +164,7 @@ export function machineUseCases(context: Context): MachineUseCases {
         const slots = checkSlots(input.drives ?? []);
         const id = newId<MachineId>();
         const { task, record } = await runner.change(async (tx, add) => {
-          if (options?.refuseExistingName === true && (await machineNameExists(tx, caller.projectId, name))) {
-            throw new CalotypeError('name_taken', `There is a machine named ${name}.`, { name });
-          }
+          await assertNameFree(tx, options, 'machine', caller.projectId, name);
           for (const { driveId } of slots) await assertPluggable(tx, caller, driveId);
           const made = await insertMachine(tx, {
             id,

@@ -3,9 +3,8 @@ import type { MachineRow } from '../catalog/schema.ts';
 import { CalotypeError } from '../core/errors.ts';
 import type { QuiesceMode } from '../core/model.ts';
 import type { Stillness } from '../engine/engine.ts';
-import type { AdoptedProcess } from '../qemu/adopted-process.ts';
 import { FreezeGuard } from '../qemu/freeze-guard.ts';
-import type { MachineProcess } from '../qemu/machine-process.ts';
+import type { RunningMachine } from '../qemu/running-machine.ts';
 
 /** A guest must not stand still longer than this, whatever happens here. */
 const frozenLimitMs = 10_000;
@@ -78,7 +77,7 @@ const notShutDown = 'The machine was off, and had not been shut down in good ord
  * Whether file systems can be quiet at all in what the machine does now. Before anything is begun, and again when its turn
  * has come. @throws agent_unavailable
  */
-export function assertQuiescible(running: MachineProcess | AdoptedProcess | undefined, machine: MachineRow): void {
+export function assertQuiescible(running: RunningMachine | undefined, machine: MachineRow): void {
   if (running === undefined && machine.error_json !== null) {
     throw new CalotypeError('agent_unavailable', 'The machine is off, and was not shut down in good order.', {
       machineId: machine.id,
@@ -98,7 +97,7 @@ const reasonOf = (error: unknown): string => (error instanceof Error ? error.mes
 
 /** Everything that can be done beforehand. @throws agent_unavailable when quiet is required and cannot be had */
 export async function quiesce(
-  running: MachineProcess | AdoptedProcess | undefined,
+  running: RunningMachine | undefined,
   machine: MachineRow,
   mode: QuiesceMode,
   onFrozen?: () => void,

@@ -8,7 +8,7 @@ import { drivesOfTasks, findTask } from '../catalog/tasks.ts';
 import { notFound } from '../core/errors.ts';
 import type { DriveId, ImageId, MachineId, SnapshotId } from '../core/ids.ts';
 import type { Drive, Image, Machine, Snapshot, Task } from '../core/model.ts';
-import type { Context } from './context.ts';
+import { type Context, runtimeOf } from './context.ts';
 import type { FirstAttempt } from './idempotency.ts';
 import type { WithTask } from './interface.ts';
 import { toDrive, toImage, toMachine, toSnapshot } from './objects.ts';
@@ -62,7 +62,7 @@ export async function replayMachine(context: Context, attempt: FirstAttempt): Pr
     .executeTakeFirst();
   const record = row === undefined ? undefined : await findMachine(db, row.id);
   if (record === undefined) throw notFound('machine', attempt.object_id ?? '');
-  return { task, machine: toMachine(record, context.machines.runtimeOf(record)) };
+  return { task, machine: toMachine(record, runtimeOf(context, record)) };
 }
 
 /** @throws not_found when the object was deleted since */

@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import { addEvent } from '../catalog/catalog.ts';
 import { findDriveRows } from '../catalog/drives.ts';
 import { findMachineRow } from '../catalog/machines.ts';
-import { findSnapshot, insertSnapshot, snapshotNameExists } from '../catalog/snapshots.ts';
+import { findSnapshot, insertSnapshot } from '../catalog/snapshots.ts';
 import { replaceTags } from '../catalog/tags.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
@@ -17,7 +17,7 @@ import type { Context } from './context.ts';
 import { downloadSnapshot } from './downloads.ts';
 import { once, remember } from './idempotency.ts';
 import type { SnapshotUseCases } from './interface.ts';
-import { assertVersion, checkLabels, checkUpdate, compactTime, fitName } from './labels.ts';
+import { assertNameFree, assertVersion, checkLabels, checkUpdate, compactTime, fitName } from './labels.ts';
 import { cloneMachine } from './machine-clones.ts';
 import { revertMachine } from './machine-reverts.ts';
 import { createMachineSnapshot } from './machine-snapshots.ts';
@@ -74,9 +74,7 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
           if (leader === undefined) throw new CalotypeError('internal');
           const at = nowUs();
           const name = wanted ?? fitName(leader.name, `-${compactTime(at)}`);
-          if (options?.refuseExistingName === true && (await snapshotNameExists(tx, leader.project_id, name))) {
-            throw new CalotypeError('name_taken', `There is a snapshot named ${name}.`, { name });
-          }
+          await assertNameFree(tx, options, 'snapshot', leader.project_id, name);
           assertRoom(space);
           const parts = drives.map((drive) => ({
             id: newId<DriveSnapshotId>(),

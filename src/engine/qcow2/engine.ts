@@ -162,7 +162,6 @@ export class Qcow2Engine implements Engine {
     this.#ready = this.#connect();
     const report = await this.#ready;
     await this.#space.takeReserve();
-    this.#inBackground(() => guardPast(this.#ctx, null));
     this.#inBackground(async () => {
       const { signal } = this.#daemonLife;
       await reclaim(this.#parts, await drivesWithGarbage(this.#ctx), { ...unhurried, signal });
@@ -285,7 +284,7 @@ export class Qcow2Engine implements Engine {
       this.#joined.set(process.id, graph);
       process.qmp.once('close', () => {
         if (this.#joined.get(process.id) === graph) this.#joined.delete(process.id);
-        if (!this.#closing) this.#inBackground(() => guardPast(this.#ctx, process.id));
+        if (!this.#closing) this.#inBackground(() => guardPast(this.#ctx, process.id, this.#daemonLife.signal));
       });
       this.#inBackground(async () => {
         await reclaim(this.#parts, drives, { ...unhurried, signal: this.#daemonLife.signal });
@@ -762,6 +761,7 @@ export class Qcow2Engine implements Engine {
       const report = await recover(this.#ctx, daemon.adopted);
       graph.qmp.once('close', () => this.#onDaemonLost(graph));
       if (graph.qmp.closed) throw new CalotypeError('engine_unavailable', 'The storage daemon ended during recovery.');
+      this.#inBackground(() => guardPast(this.#ctx, null, this.#daemonLife.signal));
       if (!daemon.adopted) for (const listener of this.#servedAnew) listener();
       return report;
     } catch (error) {

@@ -8,6 +8,7 @@
  * fits what is known, and refuses the process where it does not.
  */
 import { basename, dirname, extname, join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import type { CommitHook, Tx } from '../../catalog/catalog.ts';
 import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId, MachineId } from '../../core/ids.ts';
@@ -15,7 +16,7 @@ import { nowUs } from '../../core/time.ts';
 import { type ForeignDrive, type ForeignLayer, inspectDrives } from '../../qemu/foreign-drives.ts';
 import type { QmpClient } from '../../qemu/qmp.ts';
 import type { DriveFiles, ForeignProcess } from '../engine.ts';
-import { type Context, removeDead } from './context.ts';
+import { type Context, markDead, removeDead } from './context.ts';
 import { ForeignGraph } from './foreign-graph.ts';
 import type { JobInfo } from './graph.ts';
 import { adoptTop, dropSpare, prepareSpare, reachable } from './pivot.ts';
@@ -26,6 +27,7 @@ import {
   deleteFileRows,
   type FileRow,
   findHead,
+  getHead,
   type HeadRow,
   insertLayer,
 } from './records.ts';
@@ -225,41 +227,49 @@ async function followTop(ctx: Context, head: HeadRow, drive: ForeignDrive, repor
         ? `Somebody else put ${layer.path} on drive ${head.drive_id}; it is its state now.`
         : `Adopted the layer that drive ${head.drive_id} was writing when a connection was lost.`,
     );
-    top = { ...top, ...(await headOf(ctx, head.drive_id)) };
+    top = { ...top, ...(await getHead(ctx.catalog.db, head.drive_id)) };
   }
-}
-
-async function headOf(ctx: Context, driveId: DriveId): Promise<HeadRow> {
-  return ctx.catalog.db
-    .selectFrom('qcow2_drives')
-    .selectAll()
-    .where('drive_id', '=', driveId)
-    .executeTakeFirstOrThrow();
 }
 
 const guardOf = (driveId: DriveId): string => `guard:${driveId}`;
 
+/** Files that somebody has open cannot be held; asked again at this pace. */
+const guardRetryMs = 1000;
+
 /**
  * While a process cannot be reached its machine may be started from a file of its past, and would write over it. The daemon
- * holds those files open: QEMU's own locks then keep every other QEMU from writing them. A raw file cannot be held.
- * `processId` null: of every process that is not joined.
+ * holds those files open: QEMU's own locks then keep every other QEMU from writing them. Goes on until all are held, their
+ * process is joined again, or `signal`. A raw file cannot be held. `processId` null: of every process that is not joined.
  */
-export async function guardPast(ctx: Context, processId: MachineId | null): Promise<void> {
+export async function guardPast(ctx: Context, processId: MachineId | null, signal: AbortSignal): Promise<void> {
+  let warn = true;
+  while (!signal.aborted && !(await holdPast(ctx, processId, warn))) {
+    warn = false;
+    await delay(guardRetryMs, undefined, { signal }).catch(() => undefined);
+  }
+}
+
+/** @returns whether everything is held that should be */
+async function holdPast(ctx: Context, processId: MachineId | null, warn: boolean): Promise<boolean> {
+  let held = true;
   let query = ctx.catalog.db.selectFrom('qcow2_drives').selectAll().where('process_id', 'is not', null);
   if (processId !== null) query = query.where('process_id', '=', processId);
   for (const { drive_id: driveId } of await query.execute()) {
     await ctx.driveLocks.run([driveId], async () => {
       const head = await findHead(ctx.catalog.db, driveId);
       if (head === undefined || reachable(ctx, head) !== undefined) return;
+      if (ctx.graph().rootNamed(guardOf(driveId)) !== undefined) return;
       const past = (await chainOf(ctx.catalog.db, head.file_id)).slice(1);
       if (past[0]?.format !== 'qcow2') return;
       try {
         await ctx.graph().open(guardOf(driveId), past, { writable: false });
       } catch (error) {
-        ctx.logger.warn(`The past of drive ${driveId} cannot be held: ${String(error)}`);
+        held = false;
+        if (warn) ctx.logger.warn(`The past of drive ${driveId} cannot be held yet: ${String(error)}`);
       }
     });
   }
+  return held;
 }
 
 export async function unguard(ctx: Context, driveIds: readonly DriveId[]): Promise<void> {
@@ -308,20 +318,12 @@ export async function releaseDrives(
     }
     const kept = new Set<number>();
     for (const head of heads) for (const file of await chainOf(tx, head.file_id)) kept.add(file.id);
-    const rows = await tx
-      .selectFrom('qcow2_files')
-      .selectAll()
-      .where('drive_id', 'in', ['', ...driveIds] as DriveId[])
-      .execute();
+    const rows = await tx.selectFrom('qcow2_files').selectAll().where('drive_id', 'in', driveIds).execute();
     await tx.deleteFrom('qcow2_points').where('drive_id', 'in', driveIds).execute();
     await tx.deleteFrom('qcow2_layers').where('drive_id', 'in', driveIds).execute();
     await tx.deleteFrom('qcow2_drives').where('drive_id', 'in', driveIds).execute();
     const gone = rows.filter((row) => !kept.has(row.id) && row.origin === 'own').map((row) => row.id);
-    await tx
-      .updateTable('qcow2_files')
-      .set({ state: 'dead' })
-      .where('id', 'in', [-1, ...gone])
-      .execute();
+    await markDead(tx, gone);
     for (const row of rows.filter((item) => !gone.includes(item.id)).toSorted((a, b) => b.id - a.id)) {
       // What other machines stand on as well is theirs now.
       const [child] = (await childrenOf(tx, row.id)).filter((item) => !driveIds.includes(item.drive_id));
