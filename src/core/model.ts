@@ -176,7 +176,10 @@ export interface Snapshot {
   /** Sum over its parts. */
   readonly sizeBytes: number | null;
   readonly createdBy: UserId | null;
+  /** The instant it stands for. */
   readonly createdAt: number;
+  /** When it was finished; null until then, and in snapshots of earlier versions. */
+  readonly availableAt: number | null;
   readonly updatedAt: number;
   readonly version: number;
 }

@@ -13,6 +13,7 @@ import type {
   ProjectId,
   SnapshotId,
   TaskId,
+  UserId,
 } from '../core/ids.ts';
 import type {
   CatalogEvent,
@@ -30,6 +31,7 @@ import type {
   SnapshotUsage,
   Task,
 } from '../core/model.ts';
+import type { Query, QueryKind } from '../core/query.ts';
 import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
 import type { DoctorReport, DriveFiles, ImageFormat } from '../engine/engine.ts';
 import type { SerialRange } from '../qemu/serial-log.ts';
@@ -195,6 +197,8 @@ export interface MachineUseCases {
     page: PageRequest,
   ): Promise<Page<Machine>>;
   get(caller: Caller, id: MachineId): Promise<Machine>;
+  /** Of these, the ones that were deleted and that the caller may see or could see. */
+  departed(caller: Caller, ids: readonly MachineId[]): Promise<ReadonlyMap<MachineId, DepartedMachine>>;
   /** Processors and memory only while it is off. */
   update(caller: Caller, id: MachineId, update: Update & { cpus?: number; memoryBytes?: number }): Promise<Machine>;
   /** @throws machine_has_snapshots unless `snapshots` says what to do with them and there are some */
@@ -382,7 +386,88 @@ export interface EventUseCases {
   subscribe(caller: Caller, afterSeq: number | null, onEvent: (event: CatalogEvent) => void): Promise<() => void>;
 }
 
+/** One drive's part of a snapshot, with the snapshot. */
+export interface PartOfSnapshot {
+  readonly part: DriveSnapshot;
+  readonly snapshot: Snapshot;
+}
+
+export interface QueriedObjects {
+  machine: Machine;
+  snapshot: Snapshot;
+  part: PartOfSnapshot;
+  drive: Drive;
+  image: Image;
+  task: Task;
+}
+
+export interface QueryPage<T> {
+  readonly items: readonly T[];
+  /** Of what meets `where`; null unless asked for. */
+  readonly total: number | null;
+  /** Of what the caller may see; null unless asked for. */
+  readonly all: number | null;
+}
+
+export interface QueryUseCases {
+  /** Any list, by any condition. @throws invalid_request for a `matches` that is no regular expression */
+  list<K extends QueryKind>(caller: Caller, kind: K, query: Query<K>): Promise<QueryPage<QueriedObjects[K]>>;
+}
+
+export interface NumberedIds {
+  machine: MachineId;
+  snapshot: SnapshotId;
+  part: DriveSnapshotId;
+  drive: DriveId;
+  image: ImageId;
+  task: TaskId;
+  user: UserId;
+  project: ProjectId;
+}
+
+/** Numbers and ids of the same objects, for dialects with integers. They say nothing about rights, and never change. */
+export interface NumberUseCases {
+  /** Undefined for a number that no object has. A machine that was deleted keeps its number as long as there are snapshots of it. */
+  idOf<K extends keyof NumberedIds>(kind: K, number: number): Promise<NumberedIds[K] | undefined>;
+  /** Those that are known, deleted drives and machines with snapshots included. */
+  numbersOf<K extends keyof NumberedIds>(
+    kind: K,
+    ids: readonly NumberedIds[K][],
+  ): Promise<ReadonlyMap<NumberedIds[K], number>>;
+}
+
+/** A machine that was deleted, and of which there are snapshots. */
+export interface DepartedMachine {
+  readonly id: MachineId;
+  readonly number: number;
+  readonly projectId: ProjectId;
+  readonly name: string;
+  readonly kind: MachineKind;
+  readonly createdAt: number;
+  readonly deletedAt: number;
+}
+
+export type Access = 'ro' | 'rw';
+export type SharedKind = 'machine' | 'drive' | 'snapshot' | 'part' | 'image';
+
+export interface SharedWith {
+  readonly userId: UserId;
+  readonly userName: string;
+  readonly email: string | null;
+  readonly access: Access;
+}
+
+export interface SharingUseCases {
+  /** The caller's own right on each object that he may see; those that he may not see are left out. */
+  accessTo(caller: Caller, kind: SharedKind, ids: readonly string[]): Promise<ReadonlyMap<string, Access>>;
+  /** The guests that objects were granted to, for who may see that: admins and operators all, others themselves. */
+  grantees(caller: Caller, ids: readonly string[]): Promise<ReadonlyMap<string, readonly SharedWith[]>>;
+}
+
 export interface Service {
+  readonly queries: QueryUseCases;
+  readonly numbers: NumberUseCases;
+  readonly sharing: SharingUseCases;
   readonly machines: MachineUseCases;
   readonly drives: DriveUseCases;
   readonly snapshots: SnapshotUseCases;
