@@ -9,6 +9,7 @@ import { Kysely, sql, type Transaction } from 'kysely';
 import { CalotypeError } from '../core/errors.ts';
 import { nowUs } from '../core/time.ts';
 import { migrations } from './migrations.ts';
+import { createNameNotes } from './name-book.ts';
 import { createObjectCounts } from './object-counts.ts';
 import { prepare } from './prepared.ts';
 import type { Schema } from './schema.ts';
@@ -75,6 +76,7 @@ export class Catalog {
     migrate(raw, version, migrations.length);
     createTotals(raw);
     createObjectCounts(raw);
+    createNameNotes(raw);
     const db = new Kysely<Schema>({ dialect });
     return new Catalog(db, generation, () => db.destroy());
   }

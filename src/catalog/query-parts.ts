@@ -12,6 +12,7 @@ import { allOf, countAll, inList } from './page.ts';
 import { boundsOf, onlyValue } from './query-bounds.ts';
 import { candidatesOf } from './query-candidates.ts';
 import { toSql } from './query-condition.ts';
+import { namedCandidates } from './query-names.ts';
 import {
   conditionsOf,
   directionOf,
@@ -61,7 +62,7 @@ export async function findParts(
     const all = await numbersFrom(db, query, of === 's' ? fromSnapshots : fromParts, among, orderOf(query), everything);
     return inWindow(all, window, withTotal);
   }
-  const rare = await rareSnapshots(db, query);
+  const rare = (await namedCandidates(db, where, query.projectId, few)) ?? (await rareSnapshots(db, query));
   if (rare !== undefined) {
     const among = [inList(sql`s.number`, rare)];
     const all = await numbersFrom(db, query, fromSnapshots, among, orderOf(query), everything);

@@ -13,6 +13,7 @@ import { countAll, inList, type Condition as SqlCondition } from './page.ts';
 import { boundsOf, onlyValue, searchesOf } from './query-bounds.ts';
 import { candidatesOf } from './query-candidates.ts';
 import { fieldOf, testsOf, toSql } from './query-condition.ts';
+import { namedCandidates } from './query-names.ts';
 import {
   conditionsOf,
   type Found,
@@ -38,6 +39,9 @@ export async function findSnapshots(
   window: Window | null,
   withTotal: boolean,
 ): Promise<Found> {
+  const { where, projectId } = query;
+  const named = where === undefined ? undefined : await namedCandidates(db, where, projectId, fewOf(query));
+  if (named !== undefined) return inWindow(await sorted(db, query, named), window, withTotal);
   const plain = plainQuery(query, withTotal);
   const order = plainOrder(query.sort);
   if (plain !== undefined && order !== undefined) {

@@ -8,6 +8,7 @@ import type { Db } from './catalog.ts';
 import { type Condition, countAll, inList } from './page.ts';
 import {
   along,
+  byNumber,
   type Filters,
   fewOf,
   filtersOf,
@@ -19,7 +20,7 @@ import {
   stateIn,
   taggedWith,
 } from './snapshot-filters.ts';
-import { matchingNames, narrowest } from './snapshot-list.ts';
+import { countOfNames, matchingNames, narrowest } from './snapshot-list.ts';
 import { shareOf } from './snapshot-sample.ts';
 import { hourUs, totalOf } from './snapshot-totals.ts';
 
@@ -45,9 +46,14 @@ export async function countSnapshots(db: Db, query: SnapshotQuery): Promise<numb
   if (tag !== undefined) return countAll(db, taggedWith(tag), [visible, ...filters.covered, ...filters.state]);
   if (filters.name.test.length > 0) {
     const found = await matchingNames(db, query, filters);
-    if (found !== undefined) return countAll(db, sql`snapshots as s`, [inList(sql`s.number`, found), ...filters.state]);
+    if (found !== undefined) return countAll(db, byNumber, [inList(sql`s.number`, found), ...filters.state]);
   }
   const others = await othersOf(db, query, projectId);
+  const named = filters.name.test.length === 0 ? undefined : await countOfNames(db, query, filters);
+  if (named !== undefined) {
+    if (others === null) return named;
+    return named - (await countAll(db, along.state, [visible, ...filters.covered, others.condition]));
+  }
   if (others !== null && others.total > fewOf(query)) {
     return countAll(db, along.name, [visible, ...filters.covered, ...filters.state]);
   }

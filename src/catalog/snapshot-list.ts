@@ -5,6 +5,7 @@
  */
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
 import type { Db } from './catalog.ts';
+import { namesContaining } from './name-book.ts';
 import {
   afterPlace,
   allOf,
@@ -112,25 +113,57 @@ async function searchNames(
   page: PageQuery,
 ): Promise<Place[]> {
   const conditions = [...walk.conditions, ...(others === null ? [] : [leavingOut(query, others)])];
-  const all = query.totalToo === true ? await matchingNames(db, query, filters) : undefined;
+  const all = query.totalToo === true || isOnlyPart(query) ? await matchingNames(db, query, filters) : undefined;
   if (all === undefined) return findPlaces(db, walk.source, conditions, walk.columns, page);
   return findPlaces(db, byNumber, [...conditions, inList(number, all)], walk.columns, page);
 }
 
-const searched = new WeakMap<SnapshotQuery, Promise<readonly number[] | undefined>>();
+const searched = new WeakMap<SnapshotQuery, Promise<Searched>>();
+
+/** Whether nothing but a part of the name is asked for, the state and tags apart. */
+function isOnlyPart({ nameContains = '', name, nameLike, createdFrom, createdBefore }: SnapshotQuery): boolean {
+  return nameContains !== '' && [name, nameLike, createdFrom, createdBefore].every((given) => given === undefined);
+}
 
 /** Numbers of all whose name and time match, unless they are many; looked for once per query. */
-export function matchingNames(db: Db, query: SnapshotQuery, filters: Filters): Promise<readonly number[] | undefined> {
+export async function matchingNames(
+  db: Db,
+  query: SnapshotQuery,
+  filters: Filters,
+): Promise<readonly number[] | undefined> {
+  return (await searchedNames(db, query, filters)).numbers;
+}
+
+/** How many that is, if it was found out. */
+export async function countOfNames(db: Db, query: SnapshotQuery, filters: Filters): Promise<number | undefined> {
+  return (await searchedNames(db, query, filters)).count;
+}
+
+interface Searched {
+  readonly numbers: readonly number[] | undefined;
+  readonly count: number | undefined;
+}
+
+function searchedNames(db: Db, query: SnapshotQuery, filters: Filters): Promise<Searched> {
   let found = searched.get(query);
   if (found === undefined) {
-    const all = sql<{ number: number }>`select s.number as number from ${along.name}
-      where ${allOf([query.visible, ...filters.covered])} limit ${fewOf(query) + 1}`;
-    found = all
-      .execute(db)
-      .then(({ rows }) => (rows.length > fewOf(query) ? undefined : rows.map((row) => row.number)));
+    found = lookForNames(db, query, filters);
     searched.set(query, found);
   }
   return found;
+}
+
+async function lookForNames(db: Db, query: SnapshotQuery, filters: Filters): Promise<Searched> {
+  const { projectId, nameContains = '', visible } = query;
+  const few = fewOf(query);
+  const inMemory =
+    projectId !== null && isOnlyPart(query) ? await namesContaining(db, projectId, nameContains, few) : undefined;
+  if (inMemory !== undefined) return inMemory;
+  const { rows } = await sql<{ number: number }>`select s.number as number from ${along.name}
+    where ${allOf([visible, ...filters.covered])} limit ${few + 1}`.execute(db);
+  return rows.length > few
+    ? { numbers: undefined, count: undefined }
+    : { numbers: rows.map((row) => row.number), count: rows.length };
 }
 
 /** Skips from the nearer end when the total is known. */
