@@ -5,6 +5,7 @@
  */
 import type { Db } from './catalog.ts';
 import { findDrives } from './query-drives.ts';
+import { findGranted } from './query-granted.ts';
 import { findParts } from './query-parts.ts';
 import { type Found, findPlainly, type ListQuery, type Window } from './query-rows.ts';
 import { findSnapshots } from './query-snapshots.ts';
@@ -12,7 +13,10 @@ import { findTasks } from './query-tasks.ts';
 
 /** Without a window only the total is wanted. */
 export async function findMatches(db: Db, query: ListQuery, window: Window | null, withTotal: boolean): Promise<Found> {
-  const { kind, projectId } = query;
+  const { kind, projectId, granted } = query;
+  if (granted !== undefined && projectId !== null && (kind === 'snapshot' || kind === 'part')) {
+    return findGranted(db, { ...query, kind, projectId, granted }, window, withTotal);
+  }
   if (projectId !== null && kind === 'snapshot')
     return findSnapshots(db, { ...query, kind, projectId }, window, withTotal);
   if (projectId !== null && kind === 'part') return findParts(db, { ...query, kind, projectId }, window, withTotal);

@@ -17,8 +17,10 @@ export interface ListQuery {
   readonly kind: QueryKind;
   /** What the caller may see of it, over the alias of the kind. */
   readonly visible: SqlCondition;
-  /** The project when `visible` says no more than that. */
+  /** The project when `visible` says no more than that; of a guest, with `granted`, the project he is in. */
   readonly projectId: ProjectId | null;
+  /** For a guest's list of snapshots or parts: a query of the numbers of all that he sees. */
+  readonly granted?: RawBuilder<unknown>;
   readonly live: LiveHandles;
   readonly where: Condition | undefined;
   readonly sort: readonly SortKey[] | undefined;

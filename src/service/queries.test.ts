@@ -2,7 +2,8 @@ import { inspect } from 'node:util';
 import fc from 'fast-check';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { DriveId, MachineId, UserId } from '../core/ids.ts';
+import type { GrantedKind } from '../catalog/schema.ts';
+import type { MachineId, UserId } from '../core/ids.ts';
 import type { FieldValue, Query, QueryKind } from '../core/query.ts';
 import type { Caller } from './caller.ts';
 import type { QueriedObjects } from './interface.ts';
@@ -33,8 +34,8 @@ beforeAll(async () => {
   const [machineId] = people.machineIds;
   const [snapshotId, secondSnapshot] = people.snapshotIds;
   const [imageId] = people.imageIds;
-  const grant = (id: string | undefined, access: 'ro' | 'rw', kind: 'machine' | 'drive' | 'snapshot' | 'image') =>
-    h.grant(guest, id as DriveId | MachineId, access, kind);
+  const grant = (id: string | undefined, access: 'ro' | 'rw', kind: GrantedKind) =>
+    h.grant(guest, id ?? '', access, kind);
   await grant(firstDrive, 'ro', 'drive');
   await grant(secondDrive, 'rw', 'drive');
   await grant(machineId, 'ro', 'machine');

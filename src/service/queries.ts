@@ -18,7 +18,7 @@ import { type Context, runtimeOf } from './context.ts';
 import type { PartOfSnapshot, QueriedObjects, QueryUseCases } from './interface.ts';
 import { isLive, withLiveValues } from './live-values.ts';
 import { toDrive, toImage, toMachine, toSnapshot } from './objects.ts';
-import { visibleFilter, visibleTasks } from './rights.ts';
+import { guestNumbers, visibleFilter, visibleTasks, visibleToGuest } from './rights.ts';
 import { toStoredTask } from './task-view.ts';
 
 const defaultLimit = 100;
@@ -106,10 +106,8 @@ export function queryUseCases(context: Context): QueryUseCases {
       checkQuery(kind, query);
       await preparePatterns(query);
       const { where, sort, offset = 0, limit = defaultLimit } = query;
-      const visible = visibleOf(caller, kind);
       return withLiveValues(context, caller, kind, fieldsIn(query), async (live) => {
-        const projectId = caller.role === 'guest' ? null : caller.projectId;
-        const list: ListQuery = { kind, visible, projectId, live, where, sort };
+        const list: ListQuery = { kind, ...scopeOf(caller, kind), live, where, sort };
         const window = limit === 0 ? null : { offset, limit };
         const keyOf = (condition: Query['where']) => totalKey(caller, kind, condition);
         const { numbers, total } = await find(list, window, query.withTotal === true, keyOf(where));
@@ -129,6 +127,17 @@ function totalKey(caller: Caller, kind: QueryKind, where: Query['where']): strin
   const exact = (_: string, value: unknown) => (typeof value === 'number' ? { number: `${value}` } : value);
   const key = `${kind} ${caller.projectId} ${caller.role} ${user} ${JSON.stringify(where, exact) ?? ''}`;
   return key.length > maxKeyLength ? undefined : key;
+}
+
+/** What the caller sees of a list, over its alias. */
+function scopeOf(caller: Caller, kind: QueryKind): Pick<ListQuery, 'visible' | 'projectId' | 'granted'> {
+  const { projectId } = caller;
+  const isGuest = caller.role === 'guest';
+  if (isGuest && (kind === 'snapshot' || kind === 'part')) {
+    const protectedKind = kind === 'part' ? 'driveSnapshot' : 'snapshot';
+    return { projectId, visible: visibleToGuest(caller, protectedKind), granted: guestNumbers(caller, protectedKind) };
+  }
+  return { projectId: isGuest ? null : projectId, visible: visibleOf(caller, kind) };
 }
 
 /** The condition on the rows of a list, over its alias. */

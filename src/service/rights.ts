@@ -144,6 +144,43 @@ export function visibleFilter(
   }
 }
 
+/**
+ * For a guest, whose list of snapshots (`s`) or of parts (`p`, joined with `s`) may be long: the same condition, row by row.
+ * Every column it looks at has an index or is in the row.
+ */
+export function visibleToGuest(caller: Caller, kind: 'snapshot' | 'driveSnapshot'): RawBuilder<SqlBool> {
+  const drives = grantedIds(caller, 'drive');
+  const ofParts =
+    kind === 'driveSnapshot'
+      ? sql<SqlBool>`p.drive_id in (${drives})`
+      : sql<SqlBool>`(exists (select 1 from drive_snapshots x where x.snapshot_id = s.id and x.drive_id in (${drives}))
+          or (s.state in ('creating', 'error', 'deleting') and s.created_by = ${caller.userId}
+            and not exists (select 1 from drive_snapshots x where x.snapshot_id = s.id)))`;
+  return sql<SqlBool>`(s.project_id = ${caller.projectId} and (
+    ifnull(s.machine_id in (${grantedIds(caller, 'machine')}), false)
+    or s.id in (${grantedIds(caller, 'snapshot')}) or ${ofParts}))`;
+}
+
+/** Numbers of what that condition holds for, grant by grant; some come more than once. */
+export function guestNumbers(caller: Caller, kind: 'snapshot' | 'driveSnapshot'): RawBuilder<unknown> {
+  const granted = (on: GrantedKind): RawBuilder<unknown> => sql`(${grantedIds(caller, on)}) as g`;
+  const ofMachine = sql`${granted('machine')} cross join snapshots s on s.machine_id = g.object_id`;
+  const ofSnapshot = sql`${granted('snapshot')} cross join snapshots s on s.id = g.object_id`;
+  const parts = sql`cross join drive_snapshots p`;
+  if (kind === 'driveSnapshot') {
+    return sql`select p.number from ${granted('drive')} ${parts} on p.drive_id = g.object_id
+      union all select p.number from ${ofSnapshot} ${parts} on p.snapshot_id = s.id
+      union all select p.number from ${ofMachine} ${parts} on p.snapshot_id = s.id`;
+  }
+  return sql`select s.number from ${granted('drive')} ${parts} on p.drive_id = g.object_id
+      cross join snapshots s on s.id = p.snapshot_id
+    union all select s.number from ${ofSnapshot}
+    union all select s.number from ${ofMachine}
+    union all select s.number from snapshots s indexed by snapshots_by_state
+      where s.project_id = ${caller.projectId} and s.state in ('creating', 'error', 'deleting')
+        and s.created_by = ${caller.userId}`;
+}
+
 /** The same for tasks: a guest sees those he started, and those that touch what was granted to him. */
 export function visibleTasks(caller: Caller, table: string): RawBuilder<SqlBool> {
   const column = (name: string): RawBuilder<unknown> => sql.ref(`${table}.${name}`);

@@ -1,5 +1,4 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import type { DriveId, MachineId } from '../core/ids.ts';
 import type { Caller } from './caller.ts';
 import type { SharedKind } from './interface.ts';
 import { can } from './rights.ts';
@@ -46,7 +45,7 @@ beforeAll(async () => {
     for (const kind of ['machine', 'drive', 'snapshot', 'image'] as const) {
       for (const [at, id] of idsOf(population, kind).entries()) {
         const access = ([null, 'ro', 'rw'] as const)[(at + turn) % 3] ?? null;
-        if (access !== null) await h.grant(guest, id as DriveId | MachineId, access, kind);
+        if (access !== null) await h.grant(guest, id, access, kind);
       }
     }
   }

@@ -69,14 +69,21 @@ export function sharingUseCases({ catalog }: { catalog: Pick<Catalog, 'db'> }): 
   };
 }
 
+/** The ids first, one by one: a project may have a million objects. */
+const asked = (ids: readonly string[]): RawBuilder<unknown> =>
+  sql`(select value as id from json_each(${JSON.stringify(ids)})) as w`;
+
+const askedParts = (ids: readonly string[]): RawBuilder<unknown> =>
+  sql`${asked(ids)} cross join drive_snapshots p on p.id = w.id cross join snapshots s on s.id = p.snapshot_id`;
+
 /** A machine that is gone counts as long as there are snapshots of it. */
 function ownObjects(caller: Caller, kind: SharedKind, ids: readonly string[]): RawBuilder<{ id: string }> {
   const own = (table: string): RawBuilder<{ id: string }> => sql<{ id: string }>`
-    select x.id from ${sql.table(table)} x where ${inList(sql`x.id`, ids)} and x.project_id = ${caller.projectId}`;
+    select x.id from ${asked(ids)} cross join ${sql.table(table)} x on x.id = w.id
+    where x.project_id = ${caller.projectId}`;
   switch (kind) {
     case 'part':
-      return sql<{ id: string }>`select p.id from drive_snapshots p join snapshots s on s.id = p.snapshot_id
-        where ${inList(sql`p.id`, ids)} and s.project_id = ${caller.projectId}`;
+      return sql<{ id: string }>`select p.id from ${askedParts(ids)} where s.project_id = ${caller.projectId}`;
     case 'drive':
       return sql<{ id: string }>`${own('drives')} and x.state <> 'deleted'`;
     case 'machine':
@@ -100,8 +107,8 @@ function grantedObjects(caller: Caller, kind: SharedKind, ids: readonly string[]
           when count(a) = 0 then null when sum(a = 'rw') = count(*) then 'rw' else 'ro' end
         from (select ${granted('drive', sql`p.drive_id`)} as a from drive_snapshots p where p.snapshot_id = s.id) x)`;
       const all = [granted('snapshot', sql`s.id`), granted('machine', sql`s.machine_id`), ofParts];
-      return sql<Granted>`select s.id, ${most(all)} as access from snapshots s
-        where ${inList(sql`s.id`, ids)} and s.project_id = ${caller.projectId}`;
+      return sql<Granted>`select s.id, ${most(all)} as access from ${asked(ids)} cross join snapshots s on s.id = w.id
+        where s.project_id = ${caller.projectId}`;
     }
     case 'part': {
       const all = [
@@ -109,9 +116,8 @@ function grantedObjects(caller: Caller, kind: SharedKind, ids: readonly string[]
         granted('snapshot', sql`s.id`),
         granted('machine', sql`s.machine_id`),
       ];
-      return sql<Granted>`select p.id, ${most(all)} as access from drive_snapshots p
-        join snapshots s on s.id = p.snapshot_id
-        where ${inList(sql`p.id`, ids)} and s.project_id = ${caller.projectId}`;
+      return sql<Granted>`select p.id, ${most(all)} as access from ${askedParts(ids)}
+        where s.project_id = ${caller.projectId}`;
     }
     default:
       // A grant goes with its object.

@@ -5,15 +5,7 @@ import { join } from 'node:path';
 import { Catalog } from '../../catalog/catalog.ts';
 import type { GrantedKind, Role } from '../../catalog/schema.ts';
 import { CalotypeError, type ErrorCode } from '../../core/errors.ts';
-import {
-  type DriveId,
-  type GrantId,
-  type MachineId,
-  newId,
-  type ProjectId,
-  type TaskId,
-  type UserId,
-} from '../../core/ids.ts';
+import { type DriveId, type GrantId, newId, type ProjectId, type TaskId, type UserId } from '../../core/ids.ts';
 import type { Drive, Snapshot, Task } from '../../core/model.ts';
 import { nowUs } from '../../core/time.ts';
 import type { Caller, CallerRole } from '../caller.ts';
@@ -128,7 +120,7 @@ export class Harness {
     return addPerson(this.catalog, name, projectId, role);
   }
 
-  async grant(to: Caller, id: DriveId | MachineId, access: 'ro' | 'rw', kind: GrantedKind = 'drive'): Promise<void> {
+  async grant(to: Caller, id: string, access: 'ro' | 'rw', kind: GrantedKind = 'drive'): Promise<void> {
     await this.catalog.db
       .insertInto('grants')
       .values({
