@@ -365,8 +365,10 @@ describe('a list by any condition', () => {
       }
       await own.snapshot([drive.id], '5');
       expect(await count('5')).toBe(2);
+      const another = await own.person('gil', 'guest');
       await own.grant(someone, drive.id, 'ro');
       expect(await count('5', someone)).toBe(2);
+      expect(await count('5', another)).toBe(0);
     } finally {
       await own.stop();
     }
