@@ -17,6 +17,8 @@ const maxBooks = 4;
 /** Noted changes, of all projects; with more, reading anew costs less. */
 const maxNoted = 50_000;
 const readAtOnce = 10_000;
+/** Nobody counts as few more. */
+const maxFound = 10_000;
 
 /** Call once per connection, after migrations. */
 export function createNameNotes(raw: DatabaseSync): void {
@@ -90,6 +92,14 @@ interface Named {
   readonly name: string;
 }
 
+interface Found {
+  readonly part: string;
+  readonly seen: number;
+  /** The first of them. */
+  readonly numbers: readonly number[];
+  readonly count: number;
+}
+
 /** The names of one project, by number. One that went leaves an empty name, which nobody has. */
 class Book {
   readonly #projectId: ProjectId;
@@ -97,6 +107,8 @@ class Book {
   readonly #names: string[] = [];
   /** The last note that was followed. */
   #seen: number;
+  /** The last search: a page and its total come one after the other. */
+  #last: Found = { part: '', seen: -1, numbers: [], count: 0 };
 
   private constructor(projectId: ProjectId, seen: number) {
     this.#projectId = projectId;
@@ -163,15 +175,21 @@ class Book {
   }
 
   search(part: string, few: number): FoundNames {
+    if (this.#last.part !== part || this.#last.seen !== this.#seen) this.#last = this.#searchAll(part);
+    const { numbers, count } = this.#last;
+    return { numbers: count <= few && count <= maxFound ? numbers : undefined, count };
+  }
+
+  #searchAll(part: string): Found {
     const numbers: number[] = [];
     let count = 0;
     const names = this.#names;
     for (let at = 0; at < names.length; at++) {
       if (names[at]?.includes(part) !== true || names[at] === '') continue;
       count += 1;
-      if (count <= few) numbers.push(this.#numbers[at] ?? 0);
+      if (count <= maxFound) numbers.push(this.#numbers[at] ?? 0);
     }
-    return { numbers: count <= few ? numbers : undefined, count };
+    return { part, seen: this.#seen, numbers, count };
   }
 }
 

@@ -6,7 +6,7 @@ import { type RawBuilder, sql } from 'kysely';
 import type { ProjectId } from '../core/ids.ts';
 import type { Condition } from '../core/query.ts';
 import type { Db } from './catalog.ts';
-import { allOf, type Condition as SqlCondition } from './page.ts';
+import { allOf, countUpTo, type Condition as SqlCondition } from './page.ts';
 import { boundsOf, searchesOf } from './query-bounds.ts';
 import type { FieldType } from './query-fields.ts';
 import { along, ofMachines } from './snapshot-filters.ts';
@@ -105,7 +105,13 @@ export async function searchDimension<Alias extends string>(
   const each = searches.map(
     (search) => sql`select ${sql.ref(`${of}.number`)} as number from ${source} where ${allOf([...scope, search])}`,
   );
-  const { rows } = await sql<{ number: number }>`
-    select number from (${sql.join(each, sql` union all `)}) as found limit ${few + 1}`.execute(db);
-  return rows.length > few ? undefined : [...new Set(rows.map((row) => row.number))];
+  return fewNumbers(db, sql.join(each, sql` union all `), few);
+}
+
+/** The numbers that a query finds, if it finds at most `few`. */
+export async function fewNumbers(db: Db, query: RawBuilder<unknown>, few: number): Promise<number[] | undefined> {
+  // Most are many: looking at them costs less than fetching them.
+  if ((await countUpTo(db, sql`(${query}) as found`, [], few + 1)) > few) return undefined;
+  const { rows } = await sql<{ number: number }>`select distinct number from (${query}) as found`.execute(db);
+  return rows.map((row) => row.number);
 }

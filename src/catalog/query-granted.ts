@@ -5,7 +5,7 @@
 import { type RawBuilder, sql } from 'kysely';
 import type { Db } from './catalog.ts';
 import { countAll, inList } from './page.ts';
-import { candidatesOf } from './query-candidates.ts';
+import { candidatesOf, fewNumbers } from './query-candidates.ts';
 import {
   conditionsOf,
   directionOf,
@@ -19,13 +19,12 @@ import {
   type Window,
 } from './query-rows.ts';
 import { plainOrder } from './query-shape.ts';
-import { along, byNumber } from './snapshot-filters.ts';
+import { along, byNumber, withParts } from './snapshot-filters.ts';
 
 interface GrantedQuery extends ProjectQuery {
   readonly granted: RawBuilder<unknown>;
 }
 
-const withParts = sql`cross join drive_snapshots as p on p.snapshot_id = s.id`;
 const partsByNumber = sql`drive_snapshots as p not indexed cross join snapshots as s on s.id = p.snapshot_id`;
 const keys = { number: sql`s.number`, created: sql`s.created_at`, name: sql`s.name`, state: sql`s.state` } as const;
 
@@ -37,7 +36,7 @@ export async function findGranted(
 ): Promise<Found> {
   const { kind, where, projectId } = query;
   const few = fewOf(query);
-  const own = { of: kind === 'part' ? 'p' : 's', numbers: await fewGranted(db, query.granted, few) } as const;
+  const own = { of: kind === 'part' ? 'p' : 's', numbers: await fewNumbers(db, query.granted, few) } as const;
   const { numbers, of } =
     own.numbers === undefined && where !== undefined
       ? ((await candidatesOf(db, kind, where, projectId, few)) ?? own)
@@ -53,12 +52,6 @@ export async function findGranted(
     numbers: window === null ? [] : await walk(db, query, window),
     total: withTotal ? await countAll(db, rowsOf[kind], [conditionsOf(query)]) : null,
   };
-}
-
-async function fewGranted(db: Db, granted: RawBuilder<unknown>, few: number): Promise<number[] | undefined> {
-  const { rows } = await sql<{ number: number }>`
-    select number from (${granted}) as found limit ${few + 1}`.execute(db);
-  return rows.length > few ? undefined : [...new Set(rows.map((row) => row.number))];
 }
 
 async function walk(db: Db, query: GrantedQuery, window: Window): Promise<number[]> {

@@ -29,11 +29,11 @@ import {
 } from './query-rows.ts';
 import { plainOrder } from './query-shape.ts';
 import { findSnapshots, rareMatches, seeks, splitStates, worthLeavingOut } from './query-snapshots.ts';
-import { allStates, along, byNumber, stateIn } from './snapshot-filters.ts';
+import { allStates, along, byNumber, stateIn, withParts } from './snapshot-filters.ts';
 import type { SnapshotSort } from './snapshot-list.ts';
 import { totalOf } from './snapshot-totals.ts';
 
-const fromSnapshots = sql`${byNumber} cross join drive_snapshots as p on p.snapshot_id = s.id`;
+const fromSnapshots = sql`${byNumber} ${withParts}`;
 const fromParts = sql`drive_snapshots as p not indexed cross join snapshots as s on s.id = p.snapshot_id`;
 const fromDrive = sql`drive_snapshots as p indexed by drive_snapshots_by_drive
   cross join snapshots as s on s.id = p.snapshot_id`;
@@ -192,7 +192,7 @@ async function walk(db: Db, query: ProjectQuery, driveId: DriveId | undefined, w
     const by = sql`${path.key} ${direction}, p.number ${direction}`;
     return numbersFrom(db, query, path.source, ofDrive, by, window);
   }
-  const source = sql`${along[order.by]} cross join drive_snapshots as p on p.snapshot_id = s.id`;
+  const source = sql`${along[order.by]} ${withParts}`;
   const by = sql`${keys[order.by]} ${direction}, s.number ${direction}, p.number ${direction}`;
   const ends = order.by === 'number' ? [] : seeks(where, fields[order.by]);
   return numbersFrom(db, query, source, [...ends, ...ofDrive], by, window);
@@ -208,7 +208,7 @@ async function countMany(db: Db, query: ProjectQuery, driveId: DriveId | undefin
     const others = allStates.filter((state) => !states.includes(state));
     if ((await totalOf(db, projectId, { states: others })) <= fewOf(query) * worthLeavingOut) {
       const all = { ...query, where: rest };
-      const source = sql`${along.state} cross join drive_snapshots as p on p.snapshot_id = s.id`;
+      const source = sql`${along.state} ${withParts}`;
       const out = await countAll(db, source, [conditionsOf(all), stateIn(others)]);
       return (await countMany(db, all, driveId)) - out;
     }
@@ -219,8 +219,7 @@ async function countMany(db: Db, query: ProjectQuery, driveId: DriveId | undefin
     return countOf(db, 'drive', driveId);
   const ofDrive = sql<SqlBool>`p.drive_id = ${driveId}`;
   const names = seeks(where, 'name');
-  const source =
-    names.length > 0 ? sql`${along.name} cross join drive_snapshots as p on p.snapshot_id = s.id` : fromDrive;
+  const source = names.length > 0 ? sql`${along.name} ${withParts}` : fromDrive;
   return countAll(db, source, [allOf([...names, ofDrive, conditionsOf(query)])]);
 }
 

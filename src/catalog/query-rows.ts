@@ -6,6 +6,7 @@ import type { Db } from './catalog.ts';
 import { allOf, countAll, type Condition as SqlCondition } from './page.ts';
 import { fieldOf, toSql } from './query-condition.ts';
 import type { LiveHandles } from './query-fields.ts';
+import { withParts } from './snapshot-filters.ts';
 
 export interface SortKey {
   readonly by: string;
@@ -56,7 +57,7 @@ export function fewOf(query: ListQuery): number {
 export const rowsOf: { readonly [K in QueryKind]: RawBuilder<unknown> } = {
   machine: sql`machines as m`,
   snapshot: sql`snapshots as s`,
-  part: sql`snapshots as s cross join drive_snapshots as p on p.snapshot_id = s.id`,
+  part: sql`snapshots as s ${withParts}`,
   drive: sql`drives as d`,
   image: sql`images as i`,
   task: sql`tasks as t`,

@@ -11,7 +11,7 @@ import type { Db } from './catalog.ts';
 import { countOf } from './object-counts.ts';
 import { countAll, countUpTo, inList, type Condition as SqlCondition } from './page.ts';
 import { boundsOf, onlyValue } from './query-bounds.ts';
-import { type Dimension, searchDimension } from './query-candidates.ts';
+import { type Dimension, fewNumbers, searchDimension } from './query-candidates.ts';
 import { toSql } from './query-condition.ts';
 import {
   conditionsOf,
@@ -115,10 +115,8 @@ async function notWell(db: Db, query: TaskQuery, where: Condition): Promise<read
   );
   const active = sql`select t.number from tasks as t indexed by tasks_active
     where ${notEnded}`;
-  const { rows } = await sql<{ number: number }>`
-    select number from (${sql.join([active, ...ended], sql` union all `)}) as found limit ${few + 1}`.execute(db);
-  if (rows.length > few) return undefined;
-  return [...new Set([...rows.map((row) => row.number), ...(query.live.activeTasks ?? [])])];
+  const numbers = await fewNumbers(db, sql.join([active, ...ended], sql` union all `), few);
+  return numbers === undefined ? undefined : [...new Set([...numbers, ...(query.live.activeTasks ?? [])])];
 }
 
 async function walk(db: Db, query: TaskQuery, window: Window): Promise<number[]> {

@@ -46,6 +46,10 @@ export const partsOfDrive = sql`drive_snapshots as d indexed by drive_snapshots_
 /** Found by their numbers, which come as a list: without this a walk along the order would test each against the list. */
 export const byNumber = sql`snapshots as s not indexed`;
 
+/** The parts of each snapshot. Left to itself, the database may look through all parts of a drive for each of them. */
+export const withParts = sql`cross join drive_snapshots as p indexed by drive_snapshots_by_snapshot
+  on p.snapshot_id = s.id`;
+
 export const ofMachines = sql`snapshots as s indexed by snapshots_by_machine`;
 
 export function taggedWith(tag: string): RawBuilder<unknown> {

@@ -16,7 +16,7 @@ export async function shareOf(db: Db, visible: Condition, conditions: readonly C
   for (let number = low; number <= high; number += step) numbers.push(number);
   const sample = await sql<{ seen: number; met: number }>`
     select count(*) as seen, coalesce(sum(case when ${allOf(conditions)} then 1 else 0 end), 0) as met
-    from snapshots as s where ${inList(sql`s.number`, numbers)} and ${visible}`.execute(db);
+    from snapshots as s not indexed where ${inList(sql`s.number`, numbers)} and ${visible}`.execute(db);
   const { seen, met } = sample.rows[0] ?? { seen: 0, met: 0 };
   return seen === 0 ? 0 : met / seen;
 }
