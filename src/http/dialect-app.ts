@@ -72,6 +72,10 @@ export async function buildDialectApp(
     reply.header('x-request-id', request.id);
     reply.header('x-content-type-options', 'nosniff');
     request.base = baseOf(request, isTrusted);
+    // The framework would refuse a type that is none; what a body is, the dialect says.
+    const { headers } = request;
+    if (headers['content-type'] !== undefined && !isMediaType.test(headers['content-type']))
+      delete headers['content-type'];
     if (context.closing.aborted) done(new CalotypeError('shutting_down'));
     else done();
   });
@@ -127,6 +131,7 @@ function baseOf(request: FastifyRequest, isTrusted: (address: string | undefined
 }
 
 const isHost = /^[\w.~-]+(:\d{1,5})?$|^\[[\da-fA-F:.]+\](:\d{1,5})?$/;
+const isMediaType = /^[\w!#$&^.+*-]+\/[\w!#$&^.+*-]+\s*(;|$)/;
 const isPrefix = /^(\/[\w.~-]+)+\/?$/;
 
 function isUsualPort(request: FastifyRequest, port: string): boolean {
