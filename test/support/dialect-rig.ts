@@ -11,6 +11,10 @@ import { type LocalServer, startLocalServer } from './local-server.ts';
 
 export const MiB = 1024 * 1024;
 
+/** JSON of which a test says what it expects. */
+// biome-ignore lint/suspicious/noExplicitAny: it is looked into at will
+export type Loose = Record<string, any>;
+
 export interface Answer {
   readonly status: number;
   readonly headers: IncomingHttpHeaders;
