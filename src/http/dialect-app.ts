@@ -16,6 +16,8 @@ import { answerSocket, parserErrorOf, pathOf, toCalotypeError } from './problem.
 export interface DialectApp {
   readonly dialect: Dialect;
   readonly app: FastifyInstance;
+  /** Every route that it has. */
+  readonly routes: readonly { readonly method: string; readonly url: string }[];
 }
 
 /** Requests that came in over the main listener, and what they are mounted under. */
@@ -86,6 +88,10 @@ export async function buildDialectApp(
     done();
   });
   const allowed = trackMethods(app);
+  const routes: { method: string; url: string }[] = [];
+  app.addHook('onRoute', ({ method, url }) => {
+    for (const each of [method].flat()) routes.push({ method: each, url });
+  });
   app.setNotFoundHandler((request) => {
     const path = pathOf(request.url);
     const methods = allowed(path);
@@ -94,7 +100,7 @@ export async function buildDialectApp(
   });
   dialect.addRoutes(app, context);
   await app.ready();
-  return { dialect, app };
+  return { dialect, app, routes };
 }
 
 /** Hands requests below `/<name>` to the dialect of that name. */
