@@ -367,8 +367,11 @@ export interface TaskUseCases {
     page: PageRequest,
   ): Promise<Page<Task>>;
   get(caller: Caller, id: TaskId): Promise<Task>;
-  /** Resolves when the task has ended, or with its state after `timeoutMs`. */
-  waitFor(caller: Caller, id: TaskId, timeoutMs: number): Promise<Task>;
+  /**
+   * Resolves when the task has ended, or with its state after `timeoutMs`. Of deletions the `foreground` part is over when
+   * the object is gone, while its space still comes back; of most others it is all.
+   */
+  waitFor(caller: Caller, id: TaskId, timeoutMs: number, part?: 'all' | 'foreground'): Promise<Task>;
   cancel(caller: Caller, id: TaskId): Promise<Task>;
   pause(caller: Caller, id: TaskId): Promise<Task>;
   resume(caller: Caller, id: TaskId): Promise<Task>;

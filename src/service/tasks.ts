@@ -113,12 +113,12 @@ export function taskUseCases(context: Context): TaskUseCases {
       return 'active' in found ? runner.view(found.active) : found.ended;
     },
 
-    async waitFor(caller, id, timeoutMs) {
+    async waitFor(caller, id, timeoutMs, part) {
       const found = await readable(caller, id);
       if ('ended' in found) return found.ended;
       // It may have ended while rights were looked up.
       if (runner.find(id) === undefined) return this.get(caller, id);
-      return runner.wait(found.active, timeoutMs);
+      return runner.wait(found.active, timeoutMs, part);
     },
 
     async cancel(caller, id) {
