@@ -191,4 +191,22 @@ alter table qcow2_drives add column device text;
 alter table qcow2_drives add column place text;
 create index qcow2_drives_by_process on qcow2_drives (process_id) where process_id is not null;
 `,
+  // Tags as objects, preferences of users
+  `
+create table project_tags (
+  number {{serial}}, id text not null unique, project_id text not null references projects(id), name text not null,
+  meta_json text not null, created_by text, created_at {{bigint}} not null, updated_at {{bigint}} not null,
+  version integer not null, unique (project_id, name));
+insert into project_tags (id, project_id, name, meta_json, created_by, created_at, updated_at, version)
+  select {{uuid}}, o.project_id, t.tag, '{}', null, min(o.created_at), min(o.created_at), 1
+  from tags t join (
+    select id, project_id, created_at from drives union all select id, project_id, created_at from snapshots
+    union all select id, project_id, created_at from machines union all select id, project_id, created_at from images
+  ) o on o.id = t.object_id
+  group by o.project_id, t.tag;
+
+create table preferences (
+  user_id text not null references users(id), name text not null, value text not null,
+  primary key (user_id, name)){{clustered}};
+`,
 ];

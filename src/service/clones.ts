@@ -39,7 +39,7 @@ export function cloneSnapshot(
   context: Context,
   caller: Caller,
   id: SnapshotId,
-  input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
+  input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; evenCreating?: boolean },
   options?: CreateOptions,
 ): Promise<WithTask<'drive', Drive>> {
   const { engine, runner, config } = context;
@@ -52,7 +52,8 @@ export function cloneSnapshot(
     const { task, record } = await runner.change(async (tx, add) => {
       const snapshot = await readableSnapshot(tx, caller, id);
       const part = choosePart(snapshot, input.part);
-      assertSnapshotReady(context, snapshot);
+      // Its own task holds the drive, so that the clone's comes after it.
+      if (input.evenCreating !== true || snapshot.state !== 'creating') assertSnapshotReady(context, snapshot);
       const sizeBytes =
         input.sizeBytes === undefined
           ? part.size_bytes

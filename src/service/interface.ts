@@ -30,6 +30,7 @@ import type {
   Snapshot,
   SnapshotUsage,
   Task,
+  TaskKind,
 } from '../core/model.ts';
 import type { Query, QueryKind } from '../core/query.ts';
 import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
@@ -43,6 +44,8 @@ import type { MachineDeletion } from './machine-delete.ts';
 import type { MachineRevertRequest } from './machine-reverts.ts';
 import type { MachineSnapshotRequest } from './machine-snapshots.ts';
 import type { StopMode } from './machine-tasks.ts';
+import type { PreferenceUseCases } from './preferences.ts';
+import type { TagUseCases } from './tags.ts';
 
 export interface Page<T> {
   readonly items: readonly T[];
@@ -125,6 +128,17 @@ export interface DriveUseCases {
     input: Labels & { name: string; sizeBytes: number },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
+  /** Up to 256, all or none. */
+  createEach(
+    caller: Caller,
+    inputs: readonly (Labels & { name: string; sizeBytes: number })[],
+  ): Promise<readonly WithTask<'drive', Drive>[]>;
+  /** A new drive as this one is now; of one that is being written, as after a power failure. No snapshot stays. */
+  clone(
+    caller: Caller,
+    id: DriveId,
+    input: Labels & { name: string; sizeBytes?: number },
+  ): Promise<WithTask<'drive', Drive>>;
   /** From an upload: consumes the stream, bounded; or from the operator's import directory. */
   import(
     caller: Caller,
@@ -146,6 +160,14 @@ export interface DriveUseCases {
     id: DriveId,
     options: { snapshots: 'refuse' | 'keep' | 'delete'; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
+  /** Up to 256, all or none. */
+  deleteEach(
+    caller: Caller,
+    ids: readonly DriveId[],
+    options: { snapshots: 'refuse' | 'keep' | 'delete' },
+  ): Promise<readonly Task[]>;
+  /** What holds each drive or waits for it, in order; for drives that the caller was shown. */
+  underWay(ids: readonly DriveId[]): Promise<ReadonlyMap<DriveId, readonly TaskKind[]>>;
   usage(caller: Caller, id: DriveId): Promise<DriveUsage>;
   check(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
   flatten(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
@@ -252,6 +274,11 @@ export interface SnapshotUseCases {
     input: Labels & { driveIds: readonly DriveId[]; name?: string },
     options?: CreateOptions,
   ): Promise<WithTask<'snapshot', Snapshot>>;
+  /** Up to 256 that do not depend on each other, each of its own instant: all are begun, or none. */
+  createEach(
+    caller: Caller,
+    inputs: readonly (Labels & { driveIds: readonly DriveId[]; name?: string })[],
+  ): Promise<readonly WithTask<'snapshot', Snapshot>[]>;
   /** All drives of a machine at one instant, but for those excluded; on request with its memory. */
   createOfMachine(
     caller: Caller,
@@ -276,6 +303,8 @@ export interface SnapshotUseCases {
     id: SnapshotId,
     options?: { parts?: readonly DriveSnapshotId[]; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
+  /** Up to 256 parts of any snapshots, all or none; a snapshot of which no part is left goes. */
+  deleteParts(caller: Caller, ids: readonly DriveSnapshotId[]): Promise<readonly Task[]>;
   /** All its drives go back, in one step. */
   revert(caller: Caller, id: SnapshotId, input?: { keepSafety?: boolean }, options?: CreateOptions): Promise<Task>;
   /** The machine goes back, or another one is put onto it, slot by slot. */
@@ -287,11 +316,14 @@ export interface SnapshotUseCases {
     input: MachineCloneRequest,
     options?: CreateOptions,
   ): Promise<WithTask<'machine', Machine>>;
-  /** A new drive from one part; `part` may be left out when there is only one. */
+  /**
+   * A new drive from one part; `part` may be left out when there is only one. With `evenCreating`, from a snapshot that is still
+   * being taken: the clone waits for it.
+   */
   clone(
     caller: Caller,
     id: SnapshotId,
-    input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
+    input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; evenCreating?: boolean },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
   tree(caller: Caller, driveId: DriveId): Promise<{ roots: readonly SnapshotNode[]; current: DriveSnapshotId | null }>;
@@ -475,6 +507,8 @@ export interface Service {
   readonly exports: ExportUseCases;
   readonly tasks: TaskUseCases;
   readonly events: EventUseCases;
+  readonly tags: TagUseCases;
+  readonly preferences: PreferenceUseCases;
   doctor(caller: Caller, options: { repair: boolean }): Promise<DoctorReport>;
   space(caller: Caller): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
   readiness(): Promise<{ ready: boolean; reasons: readonly string[] }>;

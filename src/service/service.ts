@@ -34,6 +34,7 @@ import { registerMachineTasks, settleMachine, settleUnplugged } from './machine-
 import { machineUseCases } from './machines.ts';
 import { examineMemory } from './memory-doctor.ts';
 import { sweepMemory } from './memory-save.ts';
+import { preferenceUseCases } from './preferences.ts';
 import { Reclaimer } from './reclaim.ts';
 import { repairStates } from './repair.ts';
 import { registerReverts } from './reverts.ts';
@@ -43,6 +44,7 @@ import { SizeBook } from './sizes.ts';
 import { registerSnapshotDelete } from './snapshot-delete.ts';
 import { registerSnapshotTasks } from './snapshot-tasks.ts';
 import { snapshotUseCases } from './snapshots.ts';
+import { tagUseCases } from './tags.ts';
 import { taskUseCases } from './tasks.ts';
 
 const dayUs = 24 * 3600 * 1_000_000;
@@ -104,6 +106,8 @@ export async function createService(parts: ServiceParts): Promise<RunningService
     exports: exportUseCases(context),
     tasks: taskUseCases(context),
     events: eventUseCases(context),
+    tags: tagUseCases(context),
+    preferences: preferenceUseCases(catalog),
   };
 
   machines.onEnded = (machine) => settleMachine(context, machine);

@@ -73,6 +73,10 @@ export function fakeService(given: FakeServices): Service {
     },
     drives: {
       ...crud,
+      createEach: refuse,
+      deleteEach: refuse,
+      clone: refuse,
+      underWay: refuse,
       import: refuse,
       resize: refuse,
       usage: refuse,
@@ -85,6 +89,8 @@ export function fakeService(given: FakeServices): Service {
     snapshots: {
       ...crud,
       getByPart: refuse,
+      createEach: refuse,
+      deleteParts: refuse,
       getJustTaken: (caller, id) => (given.snapshots?.get ?? refuse)(caller, id),
       createOfMachine: refuse,
       revert: refuse,
@@ -110,6 +116,8 @@ export function fakeService(given: FakeServices): Service {
       ...given.tasks,
     },
     events: { list: refuse, subscribe: refuse, ...given.events },
+    tags: { ...crud, idsOf: refuse },
+    preferences: { get: refuse, set: refuse },
     doctor: given.doctor ?? refuse,
     space: async () => ({ freeBytes: 3, totalBytes: 10, reserveBytes: 1, low: false }),
     readiness: given.readiness ?? (async () => ({ ready: true, reasons: [] })),
