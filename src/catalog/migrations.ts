@@ -191,7 +191,7 @@ alter table qcow2_drives add column device text;
 alter table qcow2_drives add column place text;
 create index qcow2_drives_by_process on qcow2_drives (process_id) where process_id is not null;
 `,
-  // Tags as objects, preferences of users
+  // Tags as objects, traits of drives, preferences of users
   `
 create table project_tags (
   number {{serial}}, id text not null unique, project_id text not null references projects(id), name text not null,
@@ -204,6 +204,9 @@ insert into project_tags (id, project_id, name, meta_json, created_by, created_a
     union all select id, project_id, created_at from machines union all select id, project_id, created_at from images
   ) o on o.id = t.object_id
   group by o.project_id, t.tag;
+
+create table traits (
+  object_id text not null, name text not null, value text not null, primary key (object_id, name)){{clustered}};
 
 create table preferences (
   user_id text not null references users(id), name text not null, value text not null,

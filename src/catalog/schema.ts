@@ -261,6 +261,13 @@ export interface ProjectTagsTable {
   version: number;
 }
 
+/** What a front door keeps with an object, by name. */
+export interface TraitsTable {
+  object_id: string;
+  name: string;
+  value: string;
+}
+
 /** What a user wants, by name. */
 export interface PreferencesTable {
   user_id: UserId;
@@ -442,6 +449,7 @@ export interface Schema {
   image_parts: ImagePartsTable;
   tags: TagsTable;
   project_tags: ProjectTagsTable;
+  traits: TraitsTable;
   preferences: PreferencesTable;
   tasks: TasksTable;
   task_drives: TaskDrivesTable;

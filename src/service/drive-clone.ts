@@ -4,6 +4,7 @@
  */
 import { insertDrive, moveDrive } from '../catalog/drives.ts';
 import { setTaskInput } from '../catalog/tasks.ts';
+import { putTraits } from '../catalog/traits.ts';
 import { CalotypeError } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, newId } from '../core/ids.ts';
 import type { Drive } from '../core/model.ts';
@@ -13,7 +14,7 @@ import { assertDriveReady, driveRow, ownerOf } from './access.ts';
 import type { ActiveTask } from './active-task.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
-import type { Labels, WithTask } from './interface.ts';
+import type { Labels, WithTask, WithTraits } from './interface.ts';
 import { checkLabels } from './labels.ts';
 import { toDrive } from './objects.ts';
 import { assertMayCreate } from './rights.ts';
@@ -25,7 +26,7 @@ export async function cloneDrive(
   context: Context,
   caller: Caller,
   id: DriveId,
-  input: Labels & { name: string; sizeBytes?: number },
+  input: Labels & WithTraits & { name: string; sizeBytes?: number },
 ): Promise<WithTask<'drive', Drive>> {
   const { config, engine, runner } = context;
   assertMayCreate(caller);
@@ -57,6 +58,7 @@ export async function cloneDrive(
       sourceId: null,
       at: nowUs(),
     });
+    await putTraits(tx, driveId, input.traits ?? {});
     const added = await add({
       kind: 'drive.clone',
       input: { driveSnapshotId: newId<DriveSnapshotId>(), sizeBytes, copyOf: id },

@@ -1,6 +1,7 @@
 /** Makes empty drives: one, or several in one commit. */
 import type { Tx } from '../catalog/catalog.ts';
 import { type DriveRecord, insertDrive } from '../catalog/drives.ts';
+import { putTraits, type Traits } from '../catalog/traits.ts';
 import { type DriveId, newId } from '../core/ids.ts';
 import type { Drive } from '../core/model.ts';
 import { checkName, checkSize } from '../core/names.ts';
@@ -11,7 +12,7 @@ import { checkBatch } from './batches.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
-import type { CreateOptions, Labels, WithTask } from './interface.ts';
+import type { CreateOptions, Labels, WithTask, WithTraits } from './interface.ts';
 import { assertNameFree, type CheckedLabels, checkLabels } from './labels.ts';
 import { toDrive } from './objects.ts';
 import { replayDrive } from './replay.ts';
@@ -19,7 +20,7 @@ import { assertMayCreate } from './rights.ts';
 import { assertRoom } from './room.ts';
 import type { AddTask } from './runner.ts';
 
-export type NewDrive = Labels & { name: string; sizeBytes: number };
+export type NewDrive = Labels & WithTraits & { name: string; sizeBytes: number };
 
 export function createDrive(
   context: Context,
@@ -67,13 +68,14 @@ interface Checked {
   readonly name: string;
   readonly sizeBytes: number;
   readonly labels: CheckedLabels;
+  readonly traits: Traits;
 }
 
 /** @throws invalid_name, invalid_size, invalid_request, invalid_meta, invalid_tag */
 function check({ config }: Context, input: NewDrive): Checked {
   const name = checkName(input.name);
   const sizeBytes = checkSize(input.sizeBytes, { max: config.maxDriveBytes }, 'sizeBytes');
-  return { id: newId<DriveId>(), name, sizeBytes, labels: checkLabels(input) };
+  return { id: newId<DriveId>(), name, sizeBytes, labels: checkLabels(input), traits: input.traits ?? {} };
 }
 
 /** Writes the drive as `creating`, with its task. */
@@ -81,10 +83,11 @@ async function begin(
   tx: Tx,
   add: AddTask,
   caller: Caller,
-  { id, name, sizeBytes, labels }: Checked,
+  { id, name, sizeBytes, labels, traits }: Checked,
 ): Promise<{ task: ActiveTask; record: DriveRecord }> {
   const { projectId } = caller;
   const record = await insertDrive(tx, { id, projectId, name, ...labels, sizeBytes, sourceId: null, at: nowUs() });
+  await putTraits(tx, id, traits);
   const task = await add({
     kind: 'drive.create',
     input: { sizeBytes },

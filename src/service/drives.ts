@@ -113,7 +113,6 @@ export function driveUseCases(context: Context): DriveUseCases {
 
     delete: (caller, id, options) => deleteDrive(context, caller, id, options),
     deleteEach: (caller, ids, options) => deleteDrives(context, caller, ids, options),
-    underWay: async (ids) => new Map(ids.map((id) => [id, runner.queueOf(id).map((task) => task.kind)])),
 
     async usage(caller, id) {
       await driveRow(catalog.db, caller, 'read', id);

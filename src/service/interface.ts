@@ -3,6 +3,7 @@
  * model's terms. Changes return the task that carries them out, beside the object where there is one; `waitFor` waits for it.
  */
 import type { Readable } from 'node:stream';
+import type { Traits } from '../catalog/traits.ts';
 import type { Extents } from '../core/extents.ts';
 import type {
   DriveId,
@@ -46,6 +47,7 @@ import type { MachineSnapshotRequest } from './machine-snapshots.ts';
 import type { StopMode } from './machine-tasks.ts';
 import type { PreferenceUseCases } from './preferences.ts';
 import type { TagUseCases } from './tags.ts';
+import type { TraitUseCases } from './traits.ts';
 
 export interface Page<T> {
   readonly items: readonly T[];
@@ -120,6 +122,11 @@ export interface CreateOptions {
   readonly refuseExistingName?: boolean;
 }
 
+/** What a front door keeps with a new drive beside what the model knows of it. */
+export interface WithTraits {
+  readonly traits?: Traits;
+}
+
 export type WithTask<K extends string, T> = { readonly task: Task } & { readonly [key in K]: T };
 
 export interface DriveUseCases {
@@ -131,13 +138,13 @@ export interface DriveUseCases {
   /** Up to 256, all or none. */
   createEach(
     caller: Caller,
-    inputs: readonly (Labels & { name: string; sizeBytes: number })[],
+    inputs: readonly (Labels & WithTraits & { name: string; sizeBytes: number })[],
   ): Promise<readonly WithTask<'drive', Drive>[]>;
   /** A new drive as this one is now; of one that is being written, as after a power failure. No snapshot stays. */
   clone(
     caller: Caller,
     id: DriveId,
-    input: Labels & { name: string; sizeBytes?: number },
+    input: Labels & WithTraits & { name: string; sizeBytes?: number },
   ): Promise<WithTask<'drive', Drive>>;
   /** From an upload: consumes the stream, bounded; or from the operator's import directory. */
   import(
@@ -166,8 +173,6 @@ export interface DriveUseCases {
     ids: readonly DriveId[],
     options: { snapshots: 'refuse' | 'keep' | 'delete' },
   ): Promise<readonly Task[]>;
-  /** What holds each drive or waits for it, in order; for drives that the caller was shown. */
-  underWay(ids: readonly DriveId[]): Promise<ReadonlyMap<DriveId, readonly TaskKind[]>>;
   usage(caller: Caller, id: DriveId): Promise<DriveUsage>;
   check(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
   flatten(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
@@ -323,7 +328,7 @@ export interface SnapshotUseCases {
   clone(
     caller: Caller,
     id: SnapshotId,
-    input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; evenCreating?: boolean },
+    input: Labels & WithTraits & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; evenCreating?: boolean },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
   tree(caller: Caller, driveId: DriveId): Promise<{ roots: readonly SnapshotNode[]; current: DriveSnapshotId | null }>;
@@ -404,6 +409,8 @@ export interface TaskUseCases {
   cancel(caller: Caller, id: TaskId): Promise<Task>;
   pause(caller: Caller, id: TaskId): Promise<Task>;
   resume(caller: Caller, id: TaskId): Promise<Task>;
+  /** What holds each drive or machine or waits for it, in order; for those that the caller was shown. */
+  underWay<Id extends DriveId | MachineId>(ids: readonly Id[]): Promise<ReadonlyMap<Id, readonly TaskKind[]>>;
   /** Bytes per second, 0 for no limit. */
   setSpeedLimit(caller: Caller, id: TaskId, bytesPerSecond: number): Promise<Task>;
 }
@@ -508,7 +515,10 @@ export interface Service {
   readonly tasks: TaskUseCases;
   readonly events: EventUseCases;
   readonly tags: TagUseCases;
+  readonly traits: TraitUseCases;
   readonly preferences: PreferenceUseCases;
+  /** What this server takes. */
+  readonly limits: { readonly maxDriveBytes: number };
   doctor(caller: Caller, options: { repair: boolean }): Promise<DoctorReport>;
   space(caller: Caller): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
   readiness(): Promise<{ ready: boolean; reasons: readonly string[] }>;

@@ -46,6 +46,7 @@ import { registerSnapshotTasks } from './snapshot-tasks.ts';
 import { snapshotUseCases } from './snapshots.ts';
 import { tagUseCases } from './tags.ts';
 import { taskUseCases } from './tasks.ts';
+import { traitUseCases } from './traits.ts';
 
 const dayUs = 24 * 3600 * 1_000_000;
 const houseEveryMs = 3600_000;
@@ -107,7 +108,9 @@ export async function createService(parts: ServiceParts): Promise<RunningService
     tasks: taskUseCases(context),
     events: eventUseCases(context),
     tags: tagUseCases(context),
+    traits: traitUseCases(context),
     preferences: preferenceUseCases(catalog),
+    limits: { maxDriveBytes: config.maxDriveBytes },
   };
 
   machines.onEnded = (machine) => settleMachine(context, machine);
