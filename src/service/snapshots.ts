@@ -2,14 +2,15 @@
 import { sql } from 'kysely';
 import { addEvent } from '../catalog/catalog.ts';
 import { findMachineRow } from '../catalog/machines.ts';
-import { findSnapshot } from '../catalog/snapshots.ts';
+import { findSnapshot, type SnapshotRecord } from '../catalog/snapshots.ts';
 import { replaceTags } from '../catalog/tags.ts';
 import { notFound } from '../core/errors.ts';
-import type { SnapshotId } from '../core/ids.ts';
+import type { DriveSnapshotId, SnapshotId } from '../core/ids.ts';
 import type { Snapshot } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
 import { driveRow, partRow, readableSnapshot, snapshotRow } from './access.ts';
 import { BoundedMap } from './bounded-map.ts';
+import type { Caller } from './caller.ts';
 import { cloneSnapshot } from './clones.ts';
 import type { Context } from './context.ts';
 import { downloadSnapshot } from './downloads.ts';
@@ -25,11 +26,30 @@ import { deleteParts, deleteSnapshot } from './snapshot-delete.ts';
 import { listSnapshots, snapshotTree } from './snapshot-lists.ts';
 
 const rememberedSnapshots = 2000;
+const rememberedParts = 10_000;
 
 export function snapshotUseCases(context: Context): SnapshotUseCases {
   const { catalog, engine, exports, sizes } = context;
   /** What polling clients ask again and again, valid as long as no row changes. */
   const remembered = new BoundedMap<SnapshotId, { generation: number; snapshot: Snapshot }>(rememberedSnapshots);
+
+  /** Which snapshot a part belongs to never changes. */
+  const snapshotOf = new BoundedMap<DriveSnapshotId, SnapshotId>(rememberedParts);
+
+  /** What is remembered of a snapshot, for a caller who may see all of the project. */
+  function recall(caller: Caller, id: SnapshotId): Snapshot | undefined {
+    const known = remembered.get(id);
+    const holds = known?.generation === catalog.generation && known.snapshot.projectId === caller.projectId;
+    return known !== undefined && holds && caller.role !== 'guest' ? known.snapshot : undefined;
+  }
+
+  async function show(record: SnapshotRecord, generation: number): Promise<Snapshot> {
+    const snapshot = toSnapshot(record, await sizes.fresh([record]));
+    // Under a writer sizes grow without the catalog's knowing.
+    if (!snapshot.parts.some((part) => exports.mayBeWritten(part.driveId)))
+      remembered.set(record.id, { generation, snapshot });
+    return snapshot;
+  }
 
   return {
     create: (caller, input, options) => createSnapshot(context, caller, input, options),
@@ -38,15 +58,7 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
 
     async get(caller, id) {
       const { generation } = catalog;
-      const known = remembered.get(id);
-      const holds = known?.generation === generation && known.snapshot.projectId === caller.projectId;
-      if (known !== undefined && holds && caller.role !== 'guest') return known.snapshot;
-      const record = await readableSnapshot(catalog.db, caller, id);
-      const snapshot = toSnapshot(record, await sizes.fresh([record]));
-      // Under a writer sizes grow without the catalog's knowing.
-      if (!snapshot.parts.some((part) => exports.mayBeWritten(part.driveId)))
-        remembered.set(id, { generation, snapshot });
-      return snapshot;
+      return recall(caller, id) ?? show(await readableSnapshot(catalog.db, caller, id), generation);
     },
 
     async getJustTaken(caller, id) {
@@ -55,10 +67,15 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
     },
 
     async getByPart(caller, id) {
+      const { generation } = catalog;
+      const of = snapshotOf.get(id);
+      const known = of === undefined ? undefined : recall(caller, of);
+      if (known?.parts.some((part) => part.id === id)) return known;
       const { snapshot } = await partRow(catalog.db, caller, 'read', id);
+      snapshotOf.set(id, snapshot.id);
       const record = await findSnapshot(catalog.db, snapshot.id);
       if (record === undefined) throw notFound('drive snapshot', id);
-      return toSnapshot(record, await sizes.fresh([record]));
+      return show(record, generation);
     },
 
     async update(caller, id, update) {

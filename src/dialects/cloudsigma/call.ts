@@ -50,7 +50,8 @@ export function parametersOf(call: Call): Parameters {
 export function send({ request, reply, mount }: Call, { status, body, location }: Answer): FastifyReply {
   reply.raw.statusMessage = reasonOf(status);
   reply.code(status);
-  if (location !== undefined) reply.header('location', request.base.slice(0, request.base.length - mount.length) + location);
+  if (location !== undefined)
+    reply.header('location', request.base.slice(0, request.base.length - mount.length) + location);
   if (body === undefined) return reply.header('content-type', 'text/html; charset=utf-8').send();
   return reply.header('content-type', jsonType).send(JSON.stringify(body));
 }

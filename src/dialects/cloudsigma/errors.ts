@@ -139,7 +139,12 @@ export function wrongState(verb: string, kind: string, state: string, wanted: st
 }
 
 /** The names that the service has for fields, in CloudSigma's words. */
-const points: Readonly<Record<string, string>> = { sizeBytes: 'size', driveIds: 'drive', memoryBytes: 'mem', cpus: 'cpu' };
+const points: Readonly<Record<string, string>> = {
+  sizeBytes: 'size',
+  driveIds: 'drive',
+  memoryBytes: 'mem',
+  cpus: 'cpu',
+};
 
 function pointOf({ code, details }: CalotypeError): string | null {
   const { field } = details;
@@ -198,7 +203,8 @@ export function methodList(methods: readonly string[]): string {
 
 export function sendError(error: CalotypeError, reply: FastifyReply): FastifyReply {
   const { status, body } = presentError(error);
-  if (status === 401) reply.header('www-authenticate', ['Basic realm="users", charset="UTF-8"', 'Bearer realm="users"']);
+  if (status === 401)
+    reply.header('www-authenticate', ['Basic realm="users", charset="UTF-8"', 'Bearer realm="users"']);
   if (status === 503) {
     const { retryAfterSeconds } = error.details;
     reply.header('retry-after', typeof retryAfterSeconds === 'number' ? String(Math.ceil(retryAfterSeconds)) : '2');

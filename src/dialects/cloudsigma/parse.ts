@@ -83,7 +83,10 @@ function refuseUuid(): never {
 /** The uuid in a uuid, a URI, `{"uuid"}`, `{"resource_uri"}` or both; undefined for anything else. */
 export function referenceOf(value: unknown): string | undefined {
   if (typeof value === 'string') {
-    const [last] = value.split('/').filter((part) => part !== '').slice(-1);
+    const [last] = value
+      .split('/')
+      .filter((part) => part !== '')
+      .slice(-1);
     return last;
   }
   if (!isFields(value)) return undefined;
