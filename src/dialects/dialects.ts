@@ -1,4 +1,5 @@
 /** The dialects that there are. */
+import { cloudsigma } from './cloudsigma/routes.ts';
 import type { Dialect } from './dialect.ts';
 
-export const dialects: readonly Dialect[] = [];
+export const dialects: readonly Dialect[] = [cloudsigma];

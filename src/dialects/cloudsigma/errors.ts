@@ -130,13 +130,24 @@ export function notAcceptable(): CalotypeError {
 }
 
 /** As upstream words a state that does not fit: `Cannot start guest in state "started". Guest should be in state "stopped"`. */
-export function wrongState(verb: string, kind: string, state: string, wanted: string): CalotypeError {
+function stateMessage(verb: string, kind: string, state: string, wanted: string): string {
   const subject = `${kind.charAt(0).toUpperCase()}${kind.slice(1)}`;
-  return new CalotypeError(
-    'forbidden',
-    `Cannot ${verb} ${kind} in state "${state}". ${subject} should be in state "${wanted}"`,
-  );
+  return `Cannot ${verb} ${kind} in state "${state}". ${subject} should be in state "${wanted}"`;
 }
+
+export function wrongState(verb: string, kind: string, state: string, wanted: string): CalotypeError {
+  return new CalotypeError('forbidden', stateMessage(verb, kind, state, wanted));
+}
+
+/** Refusals for the state of an object, in this dialect's words for states. */
+const stateKinds: Partial<
+  Record<ErrorCode, { kind: string; wanted: string; words: Readonly<Record<string, string>> }>
+> = {
+  drive_not_ready: { kind: 'drive', wanted: 'unmounted', words: { error: 'unavailable' } },
+  snapshot_not_ready: { kind: 'snapshot', wanted: 'available', words: { error: 'unavailable' } },
+  image_not_ready: { kind: 'drive', wanted: 'unmounted', words: { error: 'unavailable' } },
+  machine_not_ready: { kind: 'guest', wanted: 'stopped', words: { error: 'unavailable' } },
+};
 
 /** The names that the service has for fields, in CloudSigma's words. */
 const points: Readonly<Record<string, string>> = {
@@ -153,9 +164,12 @@ function pointOf({ code, details }: CalotypeError): string | null {
 }
 
 function messageOf(error: CalotypeError, status: number): string {
-  const { id } = error.details;
+  const { id, state } = error.details;
   if (error.code === 'not_found' && typeof id === 'string') return `Object with uuid ${id} does not exist`;
   if (error.code === 'route_not_found') return 'There is no such resource';
+  const kind = stateKinds[error.code];
+  if (kind !== undefined && typeof state === 'string')
+    return stateMessage('change', kind.kind, kind.words[state] ?? state, kind.wanted);
   // What broke inside is for the log.
   return status >= 500 && status !== 503 ? `${errorCatalogue[error.code].title}.` : error.message;
 }

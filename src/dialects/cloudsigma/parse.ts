@@ -1,4 +1,6 @@
 /** What clients send: query strings, bodies in their three spellings, references to drives and tags in their many. */
+import { notFound } from '../../core/errors.ts';
+import { isUuid } from '../../core/ids.ts';
 import { readJson } from '../../core/json.ts';
 import type { Meta } from '../../core/model.ts';
 import { checkMeta, checkName } from '../../core/names.ts';
@@ -187,4 +189,13 @@ export function tidyUrl(url: string): string {
   let tidy = path.includes('//') ? path.replace(/\/{2,}/g, '/') : path;
   if (tidy.length > 1 && tidy.endsWith('/')) tidy = tidy.slice(0, -1);
   return tidy + query;
+}
+
+/**
+ * An id that a client named; whether it is one of such an object, the catalog says.
+ * @throws not_found for what can be none
+ */
+export function readId<Id extends string>(kind: string, uuid: string): Id {
+  if (!isUuid(uuid)) throw notFound(kind, uuid);
+  return uuid as Id;
 }
