@@ -172,7 +172,7 @@ function trustOf(trustedProxies: readonly string[]): (address: string | undefine
   return (address) => address !== undefined && list.check(address, isIPv6(address) ? 'ipv6' : 'ipv4');
 }
 
-function headOf({ status, headers, body }: RawAnswer): string {
+function headOf({ status, headers, body, reason = 'Bad Request' }: RawAnswer): string {
   const head = Object.entries({ ...headers, 'Content-Length': String(Buffer.byteLength(body)), Connection: 'close' });
-  return [`HTTP/1.1 ${status} Bad Request`, ...head.map(([name, value]) => `${name}: ${value}`), '', body].join('\r\n');
+  return [`HTTP/1.1 ${status} ${reason}`, ...head.map(([name, value]) => `${name}: ${value}`), '', body].join('\r\n');
 }

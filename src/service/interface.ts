@@ -3,6 +3,7 @@
  * model's terms. Changes return the task that carries them out, beside the object where there is one; `waitFor` waits for it.
  */
 import type { Readable } from 'node:stream';
+import type { Traits } from '../catalog/traits.ts';
 import type { Extents } from '../core/extents.ts';
 import type {
   DriveId,
@@ -30,6 +31,7 @@ import type {
   Snapshot,
   SnapshotUsage,
   Task,
+  TaskKind,
 } from '../core/model.ts';
 import type { Query, QueryKind } from '../core/query.ts';
 import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
@@ -43,6 +45,9 @@ import type { MachineDeletion } from './machine-delete.ts';
 import type { MachineRevertRequest } from './machine-reverts.ts';
 import type { MachineSnapshotRequest } from './machine-snapshots.ts';
 import type { StopMode } from './machine-tasks.ts';
+import type { PreferenceUseCases } from './preferences.ts';
+import type { TagUseCases } from './tags.ts';
+import type { TraitUseCases } from './traits.ts';
 
 export interface Page<T> {
   readonly items: readonly T[];
@@ -117,6 +122,11 @@ export interface CreateOptions {
   readonly refuseExistingName?: boolean;
 }
 
+/** What a front door keeps with a new drive beside what the model knows of it. */
+export interface WithTraits {
+  readonly traits?: Traits;
+}
+
 export type WithTask<K extends string, T> = { readonly task: Task } & { readonly [key in K]: T };
 
 export interface DriveUseCases {
@@ -124,6 +134,17 @@ export interface DriveUseCases {
     caller: Caller,
     input: Labels & { name: string; sizeBytes: number },
     options?: CreateOptions,
+  ): Promise<WithTask<'drive', Drive>>;
+  /** Up to 256, all or none. */
+  createEach(
+    caller: Caller,
+    inputs: readonly (Labels & WithTraits & { name: string; sizeBytes: number })[],
+  ): Promise<readonly WithTask<'drive', Drive>[]>;
+  /** A new drive as this one is now; of one that is being written, as after a power failure. No snapshot stays. */
+  clone(
+    caller: Caller,
+    id: DriveId,
+    input: Labels & WithTraits & { name: string; sizeBytes?: number },
   ): Promise<WithTask<'drive', Drive>>;
   /** From an upload: consumes the stream, bounded; or from the operator's import directory. */
   import(
@@ -146,6 +167,12 @@ export interface DriveUseCases {
     id: DriveId,
     options: { snapshots: 'refuse' | 'keep' | 'delete'; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
+  /** Up to 256, all or none. */
+  deleteEach(
+    caller: Caller,
+    ids: readonly DriveId[],
+    options: { snapshots: 'refuse' | 'keep' | 'delete' },
+  ): Promise<readonly Task[]>;
   usage(caller: Caller, id: DriveId): Promise<DriveUsage>;
   check(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
   flatten(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
@@ -252,6 +279,11 @@ export interface SnapshotUseCases {
     input: Labels & { driveIds: readonly DriveId[]; name?: string },
     options?: CreateOptions,
   ): Promise<WithTask<'snapshot', Snapshot>>;
+  /** Up to 256 that do not depend on each other, each of its own instant: all are begun, or none. */
+  createEach(
+    caller: Caller,
+    inputs: readonly (Labels & { driveIds: readonly DriveId[]; name?: string })[],
+  ): Promise<readonly WithTask<'snapshot', Snapshot>[]>;
   /** All drives of a machine at one instant, but for those excluded; on request with its memory. */
   createOfMachine(
     caller: Caller,
@@ -276,6 +308,8 @@ export interface SnapshotUseCases {
     id: SnapshotId,
     options?: { parts?: readonly DriveSnapshotId[]; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
+  /** Up to 256 parts of any snapshots, all or none; a snapshot of which no part is left goes. */
+  deleteParts(caller: Caller, ids: readonly DriveSnapshotId[]): Promise<readonly Task[]>;
   /** All its drives go back, in one step. */
   revert(caller: Caller, id: SnapshotId, input?: { keepSafety?: boolean }, options?: CreateOptions): Promise<Task>;
   /** The machine goes back, or another one is put onto it, slot by slot. */
@@ -287,11 +321,14 @@ export interface SnapshotUseCases {
     input: MachineCloneRequest,
     options?: CreateOptions,
   ): Promise<WithTask<'machine', Machine>>;
-  /** A new drive from one part; `part` may be left out when there is only one. */
+  /**
+   * A new drive from one part; `part` may be left out when there is only one. With `evenCreating`, from a snapshot that is still
+   * being taken: the clone waits for it.
+   */
   clone(
     caller: Caller,
     id: SnapshotId,
-    input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
+    input: Labels & WithTraits & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; evenCreating?: boolean },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
   tree(caller: Caller, driveId: DriveId): Promise<{ roots: readonly SnapshotNode[]; current: DriveSnapshotId | null }>;
@@ -375,6 +412,8 @@ export interface TaskUseCases {
   cancel(caller: Caller, id: TaskId): Promise<Task>;
   pause(caller: Caller, id: TaskId): Promise<Task>;
   resume(caller: Caller, id: TaskId): Promise<Task>;
+  /** What holds each drive or machine or waits for it, in order; for those that the caller was shown. */
+  underWay<Id extends DriveId | MachineId>(ids: readonly Id[]): Promise<ReadonlyMap<Id, readonly TaskKind[]>>;
   /** Bytes per second, 0 for no limit. */
   setSpeedLimit(caller: Caller, id: TaskId, bytesPerSecond: number): Promise<Task>;
 }
@@ -478,6 +517,11 @@ export interface Service {
   readonly exports: ExportUseCases;
   readonly tasks: TaskUseCases;
   readonly events: EventUseCases;
+  readonly tags: TagUseCases;
+  readonly traits: TraitUseCases;
+  readonly preferences: PreferenceUseCases;
+  /** What this server takes. */
+  readonly limits: { readonly maxDriveBytes: number };
   doctor(caller: Caller, options: { repair: boolean }): Promise<DoctorReport>;
   space(caller: Caller): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
   readiness(): Promise<{ ready: boolean; reasons: readonly string[] }>;

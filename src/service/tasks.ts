@@ -139,6 +139,10 @@ export function taskUseCases(context: Context): TaskUseCases {
       return runner.view(task);
     },
 
+    async underWay(ids) {
+      return new Map(ids.map((id) => [id, runner.queueOf(id).map((task) => task.kind)]));
+    },
+
     async setSpeedLimit(caller, id, bytesPerSecond) {
       if (!Number.isSafeInteger(bytesPerSecond) || bytesPerSecond < 0) {
         throw new CalotypeError('invalid_request', 'The speed limit must be a whole number of bytes per second.', {
