@@ -213,4 +213,8 @@ insert into departed_machines (number, id, project_id, name, kind, created_at, d
   select number, id, project_id, name, kind, created_at, updated_at from machines where state = 'departed';
 delete from machines where state = 'departed';
 `,
+  // What whoever asked for a task calls it
+  `
+alter table tasks add column title text;
+`,
 ];

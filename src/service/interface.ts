@@ -372,6 +372,10 @@ export interface TaskUseCases {
   cancel(caller: Caller, id: TaskId): Promise<Task>;
   pause(caller: Caller, id: TaskId): Promise<Task>;
   resume(caller: Caller, id: TaskId): Promise<Task>;
+  /** Takes one that has ended out of the records. @throws task_not_ended */
+  remove(caller: Caller, id: TaskId): Promise<void>;
+  /** Names of users whose tasks the caller may see; deleted ones are left out. */
+  userNames(caller: Caller, ids: readonly UserId[]): Promise<ReadonlyMap<UserId, string>>;
   /** Bytes per second, 0 for no limit. */
   setSpeedLimit(caller: Caller, id: TaskId, bytesPerSecond: number): Promise<Task>;
 }

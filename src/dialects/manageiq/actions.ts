@@ -50,9 +50,9 @@ export async function attempt(action: string, work: () => Promise<ActionResult>)
   try {
     return await work();
   } catch (error) {
+    if (!(error instanceof CalotypeError)) throw error;
     if (isRefusal(error)) return refused(error.message);
-    if (error instanceof CalotypeError && error.code === 'forbidden') throw forbiddenAction(action);
-    throw error;
+    throw error.code === 'forbidden' ? forbiddenAction(action) : error;
   }
 }
 

@@ -2,7 +2,7 @@
  * What resources consist of, and how their attributes are looked for: as a field of the service's lists, or, where the
  * dialect has words of its own, as a table of those words and what they mean.
  */
-import type { Condition } from '../../core/query.ts';
+import type { Condition, QueryFields, QueryKind } from '../../core/query.ts';
 import type { Caller } from '../../service/caller.ts';
 import type { DialectContext } from '../dialect.ts';
 
@@ -13,6 +13,9 @@ export interface Env {
   /** What references begin with, the version included if the request named it: `http://host/api`. */
   readonly api: string;
 }
+
+/** What can be sorted by, and not only filtered. */
+export type SortField<K extends QueryKind> = Exclude<QueryFields[K], 'tag'>;
 
 export type Word = string | number | boolean | null;
 

@@ -43,7 +43,8 @@ export function productInfo(): unknown {
 export async function entryPoint(env: Env, identity: Identity, base: string, params: Params): Promise<unknown> {
   const { api, caller, context } = env;
   const groups = identity.memberships.map(({ projectId: id, projectName: name }) => ({ id, name }));
-  if (!groups.some(({ id }) => id === caller.projectId)) groups.unshift({ id: caller.projectId, name: caller.projectName });
+  if (!groups.some(({ id }) => id === caller.projectId))
+    groups.unshift({ id: caller.projectId, name: caller.projectName });
   const { numbers } = context.service;
   const ids = groups.map(({ id }) => id);
   const projects = await numbers.numbersOf('project', ids);

@@ -97,9 +97,7 @@ export function notAuthenticated(message: string = unauthorized.klass): Calotype
 
 /**
  * Whether a failure is one of what was asked for, which an action's answer tells, and not of the request or the server.
- * Errors that are none of ours are the server's.
  */
-export function isRefusal(error: unknown): error is CalotypeError {
-  if (!(error instanceof CalotypeError)) return false;
+export function isRefusal(error: CalotypeError): boolean {
   return ![401, 403, 404, 413, 429, 500, 503].includes(error.status);
 }

@@ -4,7 +4,7 @@
  * objects they stand for remains. (lib/api/filter.rb of ManageIQ/manageiq-api)
  */
 import { always, type Condition, never } from '../../core/query.ts';
-import type { Search, Word } from './attributes.ts';
+import type { Meaning, Search, Word } from './attributes.ts';
 import { refuse } from './errors.ts';
 
 /** The longest first: at the same place it is meant. */
@@ -111,9 +111,14 @@ async function translate<F extends string>(filter: Filter, target: Searchable<F>
     case 'time':
       return ofTime(search.field, filter);
     case 'words':
-      return anyOf(search.words.filter(({ word }) => isMet(word, filter)).map(({ when }) => when));
+      return ofWords(search.words, filter);
     case 'reference':
       return ofReference(search, filter);
+    case 'either':
+      return anyOf([
+        { all: [{ field: search.field, op: 'isNotNull' }, ofText(search.field, false, filter)] },
+        { all: [{ field: search.field, op: 'isNull' }, await ofWords(search.words, filter)] },
+      ]);
   }
 }
 
@@ -137,7 +142,16 @@ function isAlways(condition: Condition): boolean {
   return 'all' in condition && condition.all.length === 0;
 }
 
-const comparisons = { '=': 'eq', '==': 'eq', '!=': 'ne', '!==': 'ne', '<': 'lt', '<=': 'le', '>': 'gt', '>=': 'ge' } as const;
+const comparisons = {
+  '=': 'eq',
+  '==': 'eq',
+  '!=': 'ne',
+  '!==': 'ne',
+  '<': 'lt',
+  '<=': 'le',
+  '>': 'gt',
+  '>=': 'ge',
+} as const;
 
 function isNegated(operator: Operator): boolean {
   return operator.startsWith('!');
@@ -265,7 +279,8 @@ function besides<F extends string>(field: F, span: Span, filter: Filter): Condit
   }
 }
 
-const datePattern = /^(\d{4})-(\d{2})-(\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?)?\s*(Z|UTC|[+-]\d{2}:?\d{2})?$/i;
+const datePattern =
+  /^(\d{4})-(\d{2})-(\d{2})(?:[T ](\d{2}):(\d{2})(?::(\d{2})(\.\d{1,9})?)?)?\s*(Z|UTC|[+-]\d{2}:?\d{2})?$/i;
 const secondUs = 1_000_000;
 const dayUs = 86_400 * secondUs;
 
@@ -306,8 +321,32 @@ async function ofReference<F extends string>(
   return isNegated(operator) ? { all: [{ not: found }, { not: isNull }] } : found;
 }
 
+/** Of all that the words are said of, those of which one is said that meets the filter. */
+async function ofWords<F extends string>(words: readonly Meaning<F>[], filter: Filter): Promise<Condition<F>> {
+  const { operand } = filter;
+  const matches = operand.kind === 'expression' ? await testerOf(operand) : undefined;
+  return anyOf(words.filter(({ word }) => isMet(word, filter, matches)).map(({ when }) => when));
+}
+
+const maxExpressionLength = 1000;
+
+/** An expression of the kind that the catalog takes: linear in time, whatever it is. @throws invalid_request */
+async function testerOf(operand: Operand & { kind: 'expression' }): Promise<(text: string) => boolean> {
+  const { RE2JS } = await import('re2js');
+  const { value, ignoreCase } = operand;
+  if (value.length > maxExpressionLength) {
+    throw refuse(`A regular expression has at most ${maxExpressionLength} characters`);
+  }
+  try {
+    const expression = RE2JS.compile(value, ignoreCase ? RE2JS.CASE_INSENSITIVE : 0);
+    return (text) => expression.test(text);
+  } catch {
+    throw refuse(`Invalid regular expression: ${value}`);
+  }
+}
+
 /** Whether a word of the dialect meets a filter, as a value in the database would. */
-function isMet(word: Word, filter: Filter): boolean {
+function isMet(word: Word, filter: Filter, matches: ((text: string) => boolean) | undefined): boolean {
   const { operator, operand } = filter;
   switch (operand.kind) {
     case 'null':
@@ -317,7 +356,7 @@ function isMet(word: Word, filter: Filter): boolean {
     case 'pattern':
       return (word !== null && isLike(String(word), operand.value)) !== isNegated(operator);
     case 'expression':
-      throw refuse(`Regular expressions are not supported for ${filter.attribute}`);
+      return (word !== null && matches?.(String(word)) === true) !== isNegated(operator);
     case 'text': {
       const order = word === null ? null : compare(word, operand.value);
       if (order === null) return false;
@@ -339,7 +378,14 @@ function isMet(word: Word, filter: Filter): boolean {
   }
 }
 
-const booleans: Readonly<Record<string, boolean>> = { true: true, t: true, '1': true, false: false, f: false, '0': false };
+const booleans: Readonly<Record<string, boolean>> = {
+  true: true,
+  t: true,
+  '1': true,
+  false: false,
+  f: false,
+  '0': false,
+};
 
 /** Below, at or above zero as the word is before, at or after a value; NaN when they cannot be compared. */
 function compare(word: Exclude<Word, null>, value: string): number {

@@ -20,12 +20,21 @@ export async function list<K extends QueryKind, T>(
   const page = pageOf(params);
   const selection = select(resource, params.attributes);
   const { kind, where: own, path, klass } = resource;
-  const among = allOf([own, ...tagged<QueryFields[K]>(kind, params.byTag), subclassOf(resource, params.collectionClass)]);
+  const among = allOf([own, ...taggedWith(resource, params.byTag), subclassOf(resource, params.collectionClass)]);
   const isFiltered = params.filters.length > 0;
-  const filter = await conditionOf(params.filters, { klass, searchOf: (attribute) => searchIn(resource, attribute) });
+  const filter: Condition<QueryFields[K]> = await conditionOf(params.filters, {
+    klass,
+    searchOf: (attribute) => searchIn(resource, attribute),
+  });
   const { queries } = env.context.service;
   const sort = sortOf(resource, params);
-  const query: Query<K> = { where: allOf([among, filter]), sort, ...page, withTotal: isFiltered, withAll: !resource.countsOwn };
+  const query: Query<K> = {
+    where: allOf([among, filter]),
+    sort,
+    ...page,
+    withTotal: isFiltered,
+    withAll: !resource.countsOwn,
+  };
   const { items, total, all } = await queries.list(env.caller, kind, query);
   const count = all ?? (await queries.list(env.caller, kind, { where: own, limit: 0, withTotal: true })).total ?? 0;
   const counts = { count, subcount: items.length, ...(total === null ? {} : { subquery_count: total }) };
@@ -45,9 +54,11 @@ export async function list<K extends QueryKind, T>(
 }
 
 /** `/department/finance` is looked for as the tag `department/finance`, or as it is written. */
-function tagged<F extends string>(kind: QueryKind, tags: readonly string[]): Condition<F | 'tag'>[] {
-  if (kind === 'task') return tags.length === 0 ? [] : [never];
-  return tags.map((tag) => ({ field: 'tag', op: 'in', values: [tag, tag.replace(/^\//, '')] }));
+function taggedWith<K extends QueryKind, T>(
+  resource: Resource<K, T>,
+  tags: readonly string[],
+): Condition<QueryFields[K]>[] {
+  return tags.map((tag) => resource.tagged?.([tag, tag.replace(/^\//, '')]) ?? never);
 }
 
 function subclassOf<K extends QueryKind, T>(resource: Resource<K, T>, asked: string): Condition<QueryFields[K]> {

@@ -3,13 +3,13 @@
  * (config/openapi.json, schema Vm, of ManageIQ/manageiq-api)
  */
 import type { Machine } from '../../core/model.ts';
-import type { Condition, QueryFields } from '../../core/query.ts';
+import type { Condition } from '../../core/query.ts';
 import type { MachinePower } from '../../core/states.ts';
-import { type Attribute, constant } from './attributes.ts';
+import { type Attribute, constant, type SortField } from './attributes.ts';
 import { unknownOfMachine } from './machine-names.ts';
 import { textOrNull, timeOf, timeOrNull } from './present.ts';
 
-type Field = QueryFields['machine'];
+type Field = SortField<'machine'>;
 export const vmClass = 'ManageIQ::Providers::InfraManager::Vm';
 export const instanceClass = 'ManageIQ::Providers::CloudManager::Vm';
 

@@ -47,6 +47,12 @@ const many = `
 
 /** Associations to what this service does not have. */
 export const relatedOfMachine: readonly Related[] = [
-  ...one.trim().split(/\s+/).map((name) => ({ name, isList: false })),
-  ...many.trim().split(/\s+/).map((name) => ({ name, isList: true })),
+  ...one
+    .trim()
+    .split(/\s+/)
+    .map((name) => ({ name, isList: false })),
+  ...many
+    .trim()
+    .split(/\s+/)
+    .map((name) => ({ name, isList: true })),
 ];

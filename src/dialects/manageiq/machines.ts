@@ -1,7 +1,6 @@
 /** Machines as `vms` (all of them) and `instances` (those of kind `instance`). */
 import type { Machine } from '../../core/model.ts';
-import type { QueryFields } from '../../core/query.ts';
-import { type Env, unknown, type Virtual } from './attributes.ts';
+import { type Env, type SortField, unknown, type Virtual } from './attributes.ts';
 import { recordNotFound } from './errors.ts';
 import { instanceClass, isInstance, isVm, machineColumns, vmClass } from './machine-columns.ts';
 import { relatedOfMachine, valuesOfMachine } from './machine-names.ts';
@@ -10,7 +9,7 @@ import { post } from './present.ts';
 import { columnsOf, type Resource, type Shown } from './resources.ts';
 import { type MachinesName, snapshotColumns, taken, viewSnapshots } from './snapshots.ts';
 
-type Field = QueryFields['machine'];
+type Field = SortField<'machine'>;
 
 /** Asked of the list of the machine's snapshots, as no machine carries it. */
 function ofSnapshots(end: 'oldest' | 'newest'): Virtual<Machine, Field>[] {
@@ -114,11 +113,16 @@ function machinesAs(name: MachinesName): Resource<'machine', Machine> {
       },
     ],
     actions: [...post('query'), ...forWriters],
+    tagged: (values) => ({ field: 'tag', op: 'in', values }),
     subclasses: isPart ? {} : { [vmClass]: isVm, [instanceClass]: isInstance },
     numberOf: ({ number }) => number,
     view: async (machines) => machines,
     async actionsOf(machines, env) {
-      const access = await accessOf(env, 'machine', machines.map(({ id }) => id));
+      const access = await accessOf(
+        env,
+        'machine',
+        machines.map(({ id }) => id),
+      );
       return ({ id }) => (access(id) === 'rw' ? forWriters : []);
     },
   };

@@ -84,7 +84,10 @@ export function parseParams(query: string): Params {
     else if (value.trim() !== '') filters.push(value);
   }
   const text = (key: string): string => single.get(key) ?? '';
-  const list = (key: string): string[] => text(key).split(',').filter((part) => part !== '');
+  const list = (key: string): string[] =>
+    text(key)
+      .split(',')
+      .filter((part) => part !== '');
   return {
     attributes: [...new Set(list('attributes'))],
     expand: list('expand'),

@@ -1,7 +1,7 @@
 /** What all collections have in common: which attributes of a resource are asked for, and how they are shown. */
 import type { Condition, QueryFields, QueryKind } from '../../core/query.ts';
 import type { QueriedObjects } from '../../service/interface.ts';
-import type { Attribute, Env, Search, Virtual } from './attributes.ts';
+import type { Attribute, Env, Search, SortField, Virtual } from './attributes.ts';
 import { refuse } from './errors.ts';
 import { type ActionSpec, actionsAt } from './present.ts';
 
@@ -18,13 +18,15 @@ export interface Resource<K extends QueryKind, T> {
   readonly where: Condition<QueryFields[K]>;
   /** `count` is of these only, and not of all of the kind that the caller may see. */
   readonly countsOwn: boolean;
-  readonly columns: readonly Attribute<T, QueryFields[K]>[];
-  readonly virtuals: readonly Virtual<T, QueryFields[K]>[];
+  readonly columns: readonly Attribute<T, SortField<K>>[];
+  readonly virtuals: readonly Virtual<T, SortField<K>>[];
   /** Shown with references when `expand` names them. */
   readonly subcollections: readonly Virtual<T>[];
   readonly actions: readonly ActionSpec[];
   /** Attributes beyond the columns and virtuals, such as those of associations. */
-  searchOf?(attribute: string): { readonly search: Search<QueryFields[K]> | null } | undefined;
+  searchOf?(attribute: string): { readonly search: Search<SortField<K>> | null } | undefined;
+  /** What carries any of these tags; without it nothing carries tags. */
+  tagged?(tags: readonly string[]): Condition<QueryFields[K]>;
   /** `collection_class`: the conditions of its subclasses by name. */
   readonly subclasses: Readonly<Record<string, Condition<QueryFields[K]>>>;
   numberOf(item: T): number;
@@ -93,7 +95,7 @@ export async function show<K extends QueryKind, T>(
   }
   const wanted = [...selection.virtuals, ...subcollections.map((virtual) => [virtual, ['']] as const)];
   const prepared = await Promise.all(
-    wanted.map(async ([virtual, paths]) => ({ name: virtual.name, paths, valueOf: await virtual.prepare(items, env) })),
+    wanted.map(async ([virtual, paths]) => ({ name: virtual.name, paths, value: await virtual.prepare(items, env) })),
   );
   const actionsOf = selection.withActions ? await resource.actionsOf(items, env) : undefined;
   return items.map((item) => {
@@ -101,7 +103,7 @@ export async function show<K extends QueryKind, T>(
     const href = `${env.api}/${path}/${number}`;
     const shown: Shown = { href };
     for (const column of selection.columns) shown[column.name] = column.present(item);
-    for (const { name: virtual, paths, valueOf } of prepared) addVirtual(shown, virtual, paths, valueOf(item));
+    for (const { name: virtual, paths, value } of prepared) addVirtual(shown, virtual, paths, value(item));
     if (selection.withSlug) shown.href_slug = `${name}/${number}`;
     if (actionsOf !== undefined) Object.assign(shown, actionsAt(href, actionsOf(item)));
     return shown;
@@ -127,7 +129,7 @@ export function columnsOf<T>(columns: readonly Attribute<T, string>[], item: T):
 export function searchIn<K extends QueryKind, T>(
   resource: Resource<K, T>,
   attribute: string,
-): { readonly search: Search<QueryFields[K]> | null } | undefined {
+): { readonly search: Search<SortField<K>> | null } | undefined {
   const own = [...resource.columns, ...resource.virtuals].find(({ name }) => name === attribute);
   if (own !== undefined) return { search: own.search ?? null };
   return resource.searchOf?.(attribute);

@@ -116,9 +116,7 @@ function addMachines(context: DialectContext, name: MachinesName, route: AddRout
   route('POST', snapshots, ({ env, request, number }) =>
     postSnapshots(env, name, number('id', klass), readBody(request)),
   );
-  route('POST', `${snapshots}/:sid`, (call) =>
-    postSnapshot(call.env, name, numbersOf(call), readBody(call.request)),
-  );
+  route('POST', `${snapshots}/:sid`, (call) => postSnapshot(call.env, name, numbersOf(call), readBody(call.request)));
   route('DELETE', `${snapshots}/:sid`, (call) => deleteSnapshot(call.env, name, numbersOf(call)));
   options(`${snapshots}/:sid`, () => optionsOf(resource));
   options(snapshots, async (request) => {
@@ -170,7 +168,8 @@ function addVolumes(route: AddRoute, options: AddOptions): void {
     postVolumeSnapshot(env, { snapshot: number('sid', part) }, readBody(request)),
   );
   route('DELETE', `${all}/:sid`, ({ env, number }) => deleteVolumeSnapshot(env, { snapshot: number('sid', part) }));
-  for (const path of [below, `${below}/:sid`, all, `${all}/:sid`]) options(path, () => optionsOf(volumeSnapshotResource));
+  for (const path of [below, `${below}/:sid`, all, `${all}/:sid`])
+    options(path, () => optionsOf(volumeSnapshotResource));
 }
 
 function listing<K extends QueryKind, T>(resource: Resource<K, T>): Handler {

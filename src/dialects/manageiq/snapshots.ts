@@ -1,14 +1,13 @@
 /** Snapshots of machines, as a subcollection of `vms` and `instances`. (app/models/snapshot.rb of ManageIQ/manageiq) */
 import type { Machine, Snapshot } from '../../core/model.ts';
-import type { QueryFields } from '../../core/query.ts';
-import { type Attribute, constant, type Env, said, type Search, type Virtual } from './attributes.ts';
+import { type Attribute, constant, type Env, type Search, type SortField, said, type Virtual } from './attributes.ts';
 import { recordNotFound } from './errors.ts';
 import { machineColumns } from './machine-columns.ts';
 import { accessOf, find, listAll } from './objects.ts';
 import { type ActionSpec, idOrNull, post, textOrNull, timeOf } from './present.ts';
 import { columnsOf, type Resource } from './resources.ts';
 
-type Field = QueryFields['snapshot'];
+type Field = SortField<'snapshot'>;
 
 /** The collections of machines. */
 export type MachinesName = 'vms' | 'instances';
@@ -95,12 +94,12 @@ export async function viewSnapshots(snapshots: readonly Snapshot[], env: Env): P
   const { numbers } = env.context.service;
   const parents = snapshots.flatMap(({ machine }) => machine?.parentId ?? []);
   const machines = snapshots.flatMap(({ machine }) => machine?.machineId ?? []);
-  const parentNumbers = parents.length === 0 ? new Map() : await numbers.numbersOf('snapshot', parents);
+  const parentNumbers = parents.length === 0 ? undefined : await numbers.numbersOf('snapshot', parents);
   const machineNumbers = await numbers.numbersOf('machine', [...new Set(machines)]);
   return snapshots.map((snapshot) => ({
     snapshot,
     machineNumber: snapshot.machine === null ? undefined : machineNumbers.get(snapshot.machine.machineId),
-    parentNumber: parentNumbers.get(snapshot.machine?.parentId ?? ''),
+    parentNumber: snapshot.machine?.parentId ? parentNumbers?.get(snapshot.machine.parentId) : undefined,
   }));
 }
 
@@ -156,7 +155,11 @@ const reversion = post('revert');
 export const taken = { field: 'state', op: 'ne', value: 'creating' } as const;
 
 /** Those of one machine. */
-export function snapshotsOf(name: MachinesName, machine: Machine, mayWrite: boolean): Resource<'snapshot', SnapshotView> {
+export function snapshotsOf(
+  name: MachinesName,
+  machine: Machine,
+  mayWrite: boolean,
+): Resource<'snapshot', SnapshotView> {
   const ofWriters = name === 'vms' ? [...reversion, ...deletion] : deletion;
   return {
     name: 'snapshots',
@@ -169,6 +172,7 @@ export function snapshotsOf(name: MachinesName, machine: Machine, mayWrite: bool
     virtuals: virtualsOf(machine),
     subcollections: [],
     actions: mayWrite ? post('create', 'delete') : [],
+    tagged: (values) => ({ field: 'tag', op: 'in', values }),
     subclasses: {},
     searchOf(attribute) {
       const [association, column = ''] = attribute.split('.');
@@ -184,7 +188,11 @@ export function snapshotsOf(name: MachinesName, machine: Machine, mayWrite: bool
     numberOf: ({ snapshot }) => snapshot.number,
     view: viewSnapshots,
     async actionsOf(views, env) {
-      const access = await accessOf(env, 'snapshot', views.map(({ snapshot }) => snapshot.id));
+      const access = await accessOf(
+        env,
+        'snapshot',
+        views.map(({ snapshot }) => snapshot.id),
+      );
       return ({ snapshot }) => (access(snapshot.id) === 'rw' ? ofWriters : []);
     },
   };

@@ -1,15 +1,14 @@
 /** Tasks: what actions began, with the names that they were given there. (app/models/miq_task.rb of ManageIQ/manageiq) */
 import type { UserId } from '../../core/ids.ts';
 import { type Task, type TaskKind, taskKinds } from '../../core/model.ts';
-import type { QueryFields } from '../../core/query.ts';
 import type { TaskState } from '../../core/states.ts';
-import { type Attribute, constant, type Env, type Meaning } from './attributes.ts';
+import { type Attribute, constant, type Env, type Meaning, type SortField } from './attributes.ts';
 import { recordNotFound } from './errors.ts';
 import { find } from './objects.ts';
 import { post, timeOf, timeOrNull } from './present.ts';
 import type { Resource } from './resources.ts';
 
-type Field = QueryFields['task'];
+type Field = SortField<'task'>;
 
 export interface TaskView {
   readonly task: Task;
@@ -140,7 +139,10 @@ export const taskResource: Resource<'task', TaskView> = {
   virtuals: [
     {
       name: 'state_or_status',
-      prepare: async () => ({ task }) => stateOrStatus(task.state),
+      prepare:
+        async () =>
+        ({ task }) =>
+          stateOrStatus(task.state),
       search: {
         type: 'words',
         words: wordsOf(stateOrStatus),
@@ -164,4 +166,3 @@ export async function taskOf(env: Env, number: number): Promise<Task> {
   if (task === undefined) throw recordNotFound(taskResource.klass, number);
   return task;
 }
-

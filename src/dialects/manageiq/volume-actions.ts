@@ -2,8 +2,9 @@
  * Takes and deletes snapshots of volumes. What fails for a single one is an error here, and not an action's answer.
  * (cloud_volume_snapshots_controller.rb, subcollections/cloud_volume_snapshots.rb of ManageIQ/manageiq-api)
  */
-import type { Drive } from '../../core/model.ts';
+
 import { CalotypeError } from '../../core/errors.ts';
+import type { Drive } from '../../core/model.ts';
 import type { PartOfSnapshot } from '../../service/interface.ts';
 import {
   type Answer,
@@ -31,12 +32,9 @@ async function attempt(action: string, bulk: boolean, work: () => Promise<Action
   } catch (error) {
     if (!(error instanceof CalotypeError)) throw error;
     const told = error.code === 'forbidden' ? forbiddenAction(action) : error;
-    if (isRefusal(told)) {
-      if (bulk) return refused(told.message);
-      throw refuse(told.message);
-    }
-    if (bulk && (told.status === 403 || told.status === 404)) return refused(told.message);
-    throw told;
+    const isRefused = isRefusal(told);
+    if (bulk && (isRefused || told.status === 403 || told.status === 404)) return refused(told.message);
+    throw isRefused ? refuse(told.message) : told;
   }
 }
 

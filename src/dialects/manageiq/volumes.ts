@@ -1,15 +1,14 @@
 /** Drives as `cloud_volumes`, and drive snapshots as `cloud_volume_snapshots`, on their own and below their volume. */
 import type { Drive } from '../../core/model.ts';
-import type { QueryFields } from '../../core/query.ts';
 import type { PartOfSnapshot } from '../../service/interface.ts';
-import { type Attribute, constant, type Env, type Search, type Virtual } from './attributes.ts';
+import { type Attribute, constant, type Env, type Search, type SortField, type Virtual } from './attributes.ts';
 import { recordNotFound } from './errors.ts';
 import { accessOf, find, listAll } from './objects.ts';
 import { type ActionSpec, idOrNull, post, textOrNull, timeOf } from './present.ts';
 import { columnsOf, type Resource, type Shown } from './resources.ts';
 
-type VolumeField = QueryFields['drive'];
-type PartField = QueryFields['part'];
+type VolumeField = SortField<'drive'>;
+type PartField = SortField<'part'>;
 
 export interface VolumeView {
   readonly drive: Drive;
@@ -135,6 +134,7 @@ export const volumeResource: Resource<'drive', VolumeView> = {
     },
   ],
   actions: post('query'),
+  tagged: (values) => ({ field: 'tag', op: 'in', values }),
   subclasses: {},
   numberOf: ({ drive }) => drive.number,
   view: viewVolumes,
@@ -175,6 +175,7 @@ export const volumeSnapshotResource: Resource<'part', VolumeSnapshotView> = {
   virtuals: partVirtuals,
   subcollections: [],
   actions: post('query', 'delete'),
+  tagged: (values) => ({ field: 'tag', op: 'in', values }),
   subclasses: {},
   searchOf(attribute) {
     const [association, column = ''] = attribute.split('.');
@@ -184,7 +185,11 @@ export const volumeSnapshotResource: Resource<'part', VolumeSnapshotView> = {
   numberOf: ({ part }) => part.number,
   view: viewVolumeSnapshots,
   async actionsOf(views, env) {
-    const access = await accessOf(env, 'part', views.map(({ part }) => part.id));
+    const access = await accessOf(
+      env,
+      'part',
+      views.map(({ part }) => part.id),
+    );
     return ({ part }) => (access(part.id) === 'rw' ? deletion : []);
   },
 };
