@@ -16,6 +16,8 @@ import { answerSocket, parserErrorOf, pathOf, toCalotypeError } from './problem.
 export interface DialectApp {
   readonly dialect: Dialect;
   readonly app: FastifyInstance;
+  /** Every route that it has. */
+  readonly routes: readonly { readonly method: string; readonly url: string }[];
 }
 
 /** Requests that came in over the main listener, and what they are mounted under. */
@@ -72,6 +74,10 @@ export async function buildDialectApp(
     reply.header('x-request-id', request.id);
     reply.header('x-content-type-options', 'nosniff');
     request.base = baseOf(request, isTrusted);
+    // The framework would refuse a type that is none; what a body is, the dialect says.
+    const { headers } = request;
+    if (headers['content-type'] !== undefined && !isMediaType.test(headers['content-type']))
+      delete headers['content-type'];
     if (context.closing.aborted) done(new CalotypeError('shutting_down'));
     else done();
   });
@@ -82,6 +88,10 @@ export async function buildDialectApp(
     done();
   });
   const allowed = trackMethods(app);
+  const routes: { method: string; url: string }[] = [];
+  app.addHook('onRoute', ({ method, url }) => {
+    for (const each of [method].flat()) routes.push({ method: each, url });
+  });
   app.setNotFoundHandler((request) => {
     const path = pathOf(request.url);
     const methods = allowed(path);
@@ -90,7 +100,7 @@ export async function buildDialectApp(
   });
   dialect.addRoutes(app, context);
   await app.ready();
-  return { dialect, app };
+  return { dialect, app, routes };
 }
 
 /** Hands requests below `/<name>` to the dialect of that name. */
@@ -127,6 +137,7 @@ function baseOf(request: FastifyRequest, isTrusted: (address: string | undefined
 }
 
 const isHost = /^[\w.~-]+(:\d{1,5})?$|^\[[\da-fA-F:.]+\](:\d{1,5})?$/;
+const isMediaType = /^[\w!#$&^.+*-]+\/[\w!#$&^.+*-]+\s*(;|$)/;
 const isPrefix = /^(\/[\w.~-]+)+\/?$/;
 
 function isUsualPort(request: FastifyRequest, port: string): boolean {
