@@ -26,6 +26,12 @@ function squeeze(path: string): string {
   return squeezed.length > 1 && squeezed.endsWith('/') ? squeezed.slice(0, -1) : squeezed;
 }
 
+/** The address as it was asked for, below scheme and host, with single slashes. */
+export function addressOf({ originalUrl }: FastifyRequest): string {
+  const [path = '', ...query] = originalUrl.split('?');
+  return path.includes('//') ? [path.replace(/\/{2,}/g, '/'), ...query].join('?') : originalUrl;
+}
+
 /** The version that the address names; null without. */
 export function versionOf(request: FastifyRequest): string | null {
   const { originalUrl } = request;

@@ -15,7 +15,7 @@ import { postMachine, postMachines } from './machine-actions.ts';
 import { machineOf, machineResources } from './machines.ts';
 import { accessOf } from './objects.ts';
 import { optionsOf, snapshotForm } from './options.ts';
-import { apiVersion, type Params, readBody, readId, readParams, rewriteUrl, versionOf } from './parse.ts';
+import { addressOf, apiVersion, type Params, readBody, readId, readParams, rewriteUrl, versionOf } from './parse.ts';
 import { type Resource, select, show } from './resources.ts';
 import { deleteSnapshot, postSnapshot, postSnapshots } from './snapshot-actions.ts';
 import { type MachinesName, snapshotOf, snapshotsOf } from './snapshots.ts';
@@ -173,7 +173,7 @@ function addVolumes(route: AddRoute, options: AddOptions): void {
 }
 
 function listing<K extends QueryKind, T>(resource: Resource<K, T>): Handler {
-  return async ({ env, params, request }) => ok(await list(resource, env, params, request.base + request.originalUrl));
+  return async ({ env, params, request }) => ok(await list(resource, env, params, request.base + addressOf(request)));
 }
 
 async function one<K extends QueryKind, T>(
