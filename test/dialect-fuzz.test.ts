@@ -260,6 +260,7 @@ function callsOf(door: DialectName): fc.Arbitrary<Call> {
   const { json } = fc.letrec<{ json: unknown; object: unknown }>((tie) => ({
     json: fc.oneof(
       { maxDepth: 4, depthSize: 'small' },
+      // The first is what is taken where it would get too deep.
       { weight: 3, arbitrary: text },
       { weight: 4, arbitrary: tie('object') },
       fc.constantFrom(null, true, false, 0, -1, 1.5, 1e300, 2 ** 53, '', [], {}),

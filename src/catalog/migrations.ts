@@ -234,4 +234,8 @@ create table preferences (
   user_id text not null references users(id), name text not null, value text not null,
   primary key (user_id, name)){{clustered}};
 `,
+  // What whoever asked for a task calls it
+  `
+alter table tasks add column title text;
+`,
 ];

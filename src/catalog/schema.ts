@@ -314,6 +314,8 @@ export interface TasksTable {
   holds_drives: number;
   /** The machine that it changes. */
   machine_id: MachineId | null;
+  /** What whoever asked for it calls it. */
+  title: Generated<string | null>;
   created_at: number;
   started_at: number | null;
   finished_at: number | null;

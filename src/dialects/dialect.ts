@@ -25,6 +25,7 @@ export interface DialectContext {
   readonly users: PublicSide<Users>;
   readonly projects: PublicSide<Projects>;
   readonly grants: PublicSide<Grants>;
+  readonly sessions: PublicSide<Sessions>;
   readonly authenticator: Pick<Authenticator, 'basic' | 'bearer' | 'identityOf' | 'callerFor'>;
   readonly sessions: Sessions;
   /** Of this program. */

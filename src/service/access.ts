@@ -10,6 +10,7 @@ import type { DriveId, DriveSnapshotId, ImageId, MachineId, ProjectId, SnapshotI
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { type Action, assertReadable, assertWritable, type ProtectedKind } from './rights.ts';
+import type { TaskOwner } from './runner.ts';
 
 async function assertMay(
   db: Db,
@@ -166,9 +167,6 @@ export function assertImageReady(context: Context, image: ImageRow): void {
 }
 
 /** Whom a task of this caller belongs to. */
-export function ownerOf(
-  caller: Caller,
-  projectId: ProjectId,
-): { projectId: ProjectId; userId: Caller['userId']; via: string } {
-  return { projectId, userId: caller.userId, via: caller.via };
+export function ownerOf(caller: Caller, projectId: ProjectId): TaskOwner {
+  return { projectId, userId: caller.userId, via: caller.via, title: caller.taskTitle };
 }

@@ -414,6 +414,10 @@ export interface TaskUseCases {
   resume(caller: Caller, id: TaskId): Promise<Task>;
   /** What holds each drive or machine or waits for it, in order; for those that the caller was shown. */
   underWay<Id extends DriveId | MachineId>(ids: readonly Id[]): Promise<ReadonlyMap<Id, readonly TaskKind[]>>;
+  /** Takes one that has ended out of the records. @throws task_not_ended */
+  remove(caller: Caller, id: TaskId): Promise<void>;
+  /** Names of users whose tasks the caller may see; deleted ones are left out. */
+  userNames(caller: Caller, ids: readonly UserId[]): Promise<ReadonlyMap<UserId, string>>;
   /** Bytes per second, 0 for no limit. */
   setSpeedLimit(caller: Caller, id: TaskId, bytesPerSecond: number): Promise<Task>;
 }
