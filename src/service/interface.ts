@@ -115,6 +115,8 @@ export interface CreateOptions {
   readonly idempotency?: Idempotency;
   /** Refuse with `name_taken` when an object of that name exists in the project. */
   readonly refuseExistingName?: boolean;
+  /** Refuse with `drive_busy` while another task changes the machine. Taking a snapshot changes nothing. */
+  readonly refuseBusy?: boolean;
 }
 
 export type WithTask<K extends string, T> = { readonly task: Task } & { readonly [key in K]: T };
@@ -369,6 +371,8 @@ export interface TaskUseCases {
   get(caller: Caller, id: TaskId): Promise<Task>;
   /** Resolves when the task has ended, or with its state after `timeoutMs`. */
   waitFor(caller: Caller, id: TaskId, timeoutMs: number): Promise<Task>;
+  /** Of these objects, the ones that something is being done to, with the oldest such task. Costs no query. */
+  underWay(caller: Caller, ids: readonly string[]): Promise<ReadonlyMap<string, Task>>;
   cancel(caller: Caller, id: TaskId): Promise<Task>;
   pause(caller: Caller, id: TaskId): Promise<Task>;
   resume(caller: Caller, id: TaskId): Promise<Task>;

@@ -14,6 +14,7 @@ import type { TaskUseCases } from './interface.ts';
 import { cursorOf, pageOf, readCursor } from './paging.ts';
 import { type Action, can } from './rights.ts';
 import { toStoredTask } from './task-view.ts';
+import { tasksUnderWay } from './under-way.ts';
 
 export function taskUseCases(context: Context): TaskUseCases {
   const { catalog, runner } = context;
@@ -120,6 +121,8 @@ export function taskUseCases(context: Context): TaskUseCases {
       if (runner.find(id) === undefined) return this.get(caller, id);
       return runner.wait(found.active, timeoutMs);
     },
+
+    underWay: async (caller, ids) => tasksUnderWay(runner, caller, ids),
 
     async cancel(caller, id) {
       const task = await steerable(caller, id, 'task_not_cancellable');

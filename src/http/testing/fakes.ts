@@ -103,6 +103,7 @@ export function fakeService(given: FakeServices): Service {
       list: refuse,
       get: refuse,
       waitFor: refuse,
+      underWay: refuse,
       cancel: refuse,
       pause: refuse,
       resume: refuse,
