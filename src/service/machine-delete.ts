@@ -97,7 +97,7 @@ export function registerMachineDelete(context: Context): void {
         async (tx, add) => {
           const slots = await slotsOf(tx, machine.id);
           const snapshotIds = input.snapshots === 'delete' ? await deleteSnapshots(tx, add, task, machine.id) : [];
-          await forgetMachine(tx, machine.id);
+          await forgetMachine(tx, machine.id, nowUs());
           const driveIds = slots.map((slot) => slot.driveId);
           if (input.drives === 'delete') {
             for (const driveId of driveIds) await deleteDrive(tx, add, task, driveId, input.snapshots);
