@@ -1,9 +1,12 @@
 /** Speaks to the Syminet API as scripts do, and holds every answer to its schema, failures included. */
+
+import { setTimeout as delay } from 'node:timers/promises';
 import type { TSchema } from 'typebox';
 import { Compile, type Validator } from 'typebox/schema';
 import { expect } from 'vitest';
 import { type Answer, type Call, DialectRig } from '../../../../test/support/dialect-rig.ts';
 import type { SnapshotBody } from '../../../http/schemas.ts';
+import { tidyUrl } from '../parse.ts';
 import {
   acceptedAnswer,
   backup,
@@ -46,7 +49,7 @@ export function checkAnswer(method: string, path: string, answer: Answer): void 
   const what = `${method} ${path}: ${answer.status} ${answer.text}`;
   expect(answer.headers['content-type'], what).toBe('application/json; charset=utf-8');
   if (method === 'HEAD') return;
-  const plain = path.replace(/\?.*$/s, '').replace(/(?<=.)\/$/, '');
+  const plain = tidyUrl(path).replace(/\?.*$/s, '');
   const known = answers.find(([pattern]) => pattern.test(plain))?.[1];
   const validator = answer.status >= 400 ? failed : answer.status === 202 ? accepted : known;
   if (validator === undefined) throw new Error(`No schema for ${what}`);
@@ -121,12 +124,12 @@ export class Panel implements AsyncDisposable {
 
   /** Waits as scripts do for the only snapshot of a name. @returns its id */
   async finished(name: string, token?: string): Promise<number> {
-    const find = async () => {
+    for (;;) {
       const { data } = await this.get(`/images?query=${encodeURIComponent(name)}`, token);
-      return data.find((entry: { name: string }) => entry.name === name);
-    };
-    await expect.poll(find).toMatchObject({ in_progress: null, progress: null });
-    return (await find()).id;
+      const entry = data.find((known: { name: string }) => known.name === name);
+      if (entry?.in_progress === null) return entry.id;
+      await delay(10);
+    }
   }
 
   /** The same snapshot on the native API. */
