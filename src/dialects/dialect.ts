@@ -27,7 +27,6 @@ export interface DialectContext {
   readonly grants: PublicSide<Grants>;
   readonly sessions: PublicSide<Sessions>;
   readonly authenticator: Pick<Authenticator, 'basic' | 'bearer' | 'identityOf' | 'callerFor'>;
-  readonly sessions: Sessions;
   /** Of this program. */
   readonly version: string;
   /** Aborted when the server begins to shut down. */

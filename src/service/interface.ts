@@ -31,7 +31,6 @@ import type {
   Snapshot,
   SnapshotUsage,
   Task,
-  TaskKind,
 } from '../core/model.ts';
 import type { Query, QueryKind } from '../core/query.ts';
 import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
@@ -120,6 +119,8 @@ export interface CreateOptions {
   readonly idempotency?: Idempotency;
   /** Refuse with `name_taken` when an object of that name exists in the project. */
   readonly refuseExistingName?: boolean;
+  /** Refuse with `drive_busy` while another task changes the machine. Taking a snapshot changes nothing. */
+  readonly refuseBusy?: boolean;
 }
 
 /** What a front door keeps with a new drive beside what the model knows of it. */
@@ -409,11 +410,11 @@ export interface TaskUseCases {
    * the object is gone, while its space still comes back; of most others it is all.
    */
   waitFor(caller: Caller, id: TaskId, timeoutMs: number, part?: 'all' | 'foreground'): Promise<Task>;
+  /** Of these objects, the ones that something is being done to, with the tasks, oldest first. Costs no query. */
+  underWay(caller: Caller, ids: readonly string[]): Promise<ReadonlyMap<string, readonly Task[]>>;
   cancel(caller: Caller, id: TaskId): Promise<Task>;
   pause(caller: Caller, id: TaskId): Promise<Task>;
   resume(caller: Caller, id: TaskId): Promise<Task>;
-  /** What holds each drive or machine or waits for it, in order; for those that the caller was shown. */
-  underWay<Id extends DriveId | MachineId>(ids: readonly Id[]): Promise<ReadonlyMap<Id, readonly TaskKind[]>>;
   /** Takes one that has ended out of the records. @throws task_not_ended */
   remove(caller: Caller, id: TaskId): Promise<void>;
   /** Names of users whose tasks the caller may see; deleted ones are left out. */

@@ -15,6 +15,7 @@ import type { TaskUseCases } from './interface.ts';
 import { cursorOf, pageOf, readCursor } from './paging.ts';
 import { type Action, can, visibleTasks } from './rights.ts';
 import { toStoredTask } from './task-view.ts';
+import { tasksUnderWay } from './under-way.ts';
 
 export function taskUseCases(context: Context): TaskUseCases {
   const { catalog, runner } = context;
@@ -122,6 +123,8 @@ export function taskUseCases(context: Context): TaskUseCases {
       return runner.wait(found.active, timeoutMs, part);
     },
 
+    underWay: async (caller, ids) => tasksUnderWay(runner, caller, ids),
+
     async cancel(caller, id) {
       const task = await steerable(caller, id, 'task_not_cancellable');
       await runner.cancel(task);
@@ -138,10 +141,6 @@ export function taskUseCases(context: Context): TaskUseCases {
       const task = await steerable(caller, id, 'task_not_pausable');
       await runner.setPaused(task, false);
       return runner.view(task);
-    },
-
-    async underWay(ids) {
-      return new Map(ids.map((id) => [id, runner.queueOf(id).map((task) => task.kind)]));
     },
 
     async remove(caller, id) {

@@ -262,7 +262,7 @@ async function factsOf({ service, caller }: Call, drives: readonly Drive[]): Pro
       : service.queries
           .list(caller, 'machine', { where: { field: 'id', op: 'in', values: [...machineIds] }, limit: null })
           .then((page) => page.items),
-    service.tasks.underWay(ids),
+    service.tasks.underWay(caller, ids),
     service.traits.of(ids),
   ]);
   const snapshots = new Map<DriveId, DriveSnapshot[]>(ids.map((id) => [id, []]));
@@ -271,7 +271,7 @@ async function factsOf({ service, caller }: Call, drives: readonly Drive[]): Pro
   return drives.map((drive) => {
     const machineId = drive.attachedTo?.machineId ?? null;
     const power = machineId === null ? undefined : powers.get(machineId);
-    const kinds = underWay.get(drive.id) ?? [];
+    const kinds = (underWay.get(drive.id) ?? []).map((task) => task.kind);
     const jobs = clones.filter((task) => task.objectId === drive.id).map((task) => task.id);
     return {
       isMounted: power !== undefined && power !== 'off',

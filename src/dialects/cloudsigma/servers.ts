@@ -36,7 +36,23 @@ const orders = { name: 'name', uuid: 'id', status: 'power' } as const satisfies 
 
 export type ServerStatus = 'running' | 'stopped' | 'paused' | 'starting' | 'stopping' | 'unavailable';
 
-function statusOf(machine: Machine, kinds: readonly string[]): ServerStatus {
+/** What is being done to machines shows in their status. */
+async function statusesOf(
+  { service, caller }: Pick<Call, 'service' | 'caller'>,
+  machines: readonly Machine[],
+): Promise<(machine: Machine) => ServerStatus> {
+  const underWay = await service.tasks.underWay(
+    caller,
+    machines.map((machine) => machine.id),
+  );
+  return (machine) =>
+    statusDuring(
+      machine,
+      (underWay.get(machine.id) ?? []).map((task) => task.kind),
+    );
+}
+
+function statusDuring(machine: Machine, kinds: readonly string[]): ServerStatus {
   if (machine.state === 'error') return 'unavailable';
   if (machine.state === 'deleting') return 'stopping';
   if (kinds.includes('machine.start')) return 'starting';
@@ -159,7 +175,7 @@ export async function actOnServer(call: Call): Promise<Answer> {
   const { service, caller, id } = call;
   const action = readAction(parametersOf(call), ['start', 'stop', 'shutdown']);
   const machine = await findServer(call);
-  const status = statusOf(machine, (await service.tasks.underWay([machine.id])).get(machine.id) ?? []);
+  const status = (await statusesOf(call, [machine]))(machine);
   if (action === 'start' ? status !== 'stopped' : status !== 'running' && status !== 'paused') {
     throw wrongState(action, 'guest', stateWord(machine), action === 'start' ? 'stopped' : 'started');
   }
@@ -212,17 +228,13 @@ function readDrives(fields: Fields): readonly DriveId[] | undefined {
 
 export async function presentServers(call: Call, machines: readonly Machine[]) {
   const around = await lookAround(call, 'machine', machines.map(subjectOf));
-  const underWay = await call.service.tasks.underWay(machines.map((machine) => machine.id));
-  return machines.map((machine) => {
-    const status = statusOf(machine, underWay.get(machine.id) ?? []);
-    return presentServer(machine, status, around(subjectOf(machine)));
-  });
+  const statusOf = await statusesOf(call, machines);
+  return machines.map((machine) => presentServer(machine, statusOf(machine), around(subjectOf(machine))));
 }
 
 async function presentOne(call: Call, machine: Machine) {
-  const kinds = (await call.service.tasks.underWay([machine.id])).get(machine.id) ?? [];
-  const subject = subjectOf(machine);
-  return presentServer(machine, statusOf(machine, kinds), (await lookAround(call, 'machine', [subject]))(subject));
+  const [shown] = await presentServers(call, [machine]);
+  return shown;
 }
 
 function subjectOf(machine: Machine) {

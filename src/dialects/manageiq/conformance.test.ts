@@ -231,7 +231,8 @@ describe('authentication', () => {
 
   test('tokens of the native API do as tokens and as bearers', async () => {
     const { token } = client.rig.admin;
-    for (const headers of [{ 'x-auth-token': token }, { authorization: `Bearer ${token}` }]) {
+    const forms: Record<string, string>[] = [{ 'x-auth-token': token }, { authorization: `Bearer ${token}` }];
+    for (const headers of forms) {
       expect((await client.with(headers).get('/api/vms')).status).toBe(200);
     }
     expect((await client.with({ authorization: 'Bearer nonsense' }).get('/api/vms')).status).toBe(401);
