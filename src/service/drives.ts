@@ -10,6 +10,7 @@ import type { Task } from '../core/model.ts';
 import { checkName, checkSize } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { assertDriveReady, assertNotRunning, driveRow, ownerOf, readableDrive } from './access.ts';
+import { addAttachment } from './attach-new.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { downloadDrive } from './downloads.ts';
@@ -90,8 +91,12 @@ export function driveUseCases(context: Context): DriveUseCases {
             owner: ownerOf(caller, caller.projectId),
             event: { detail: { name, sizeBytes } },
           });
-          await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: id });
-          return { task: added, record: made };
+          const last =
+            input.attachTo === undefined
+              ? added
+              : await addAttachment(context, tx, add, caller, { machineId: input.attachTo, driveId: id });
+          await remember(tx, caller, options, { taskId: last.row.id, objectKind: 'drive', objectId: id });
+          return { task: last, record: made };
         });
         return { task: runner.view(task), drive: toDrive(record) };
       };

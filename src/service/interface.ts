@@ -30,6 +30,7 @@ import type {
   Snapshot,
   SnapshotUsage,
   Task,
+  TaskKind,
 } from '../core/model.ts';
 import type { Query, QueryKind } from '../core/query.ts';
 import type { DriveState, ImageState, MachinePower, MachineState, SnapshotState, TaskState } from '../core/states.ts';
@@ -120,9 +121,10 @@ export interface CreateOptions {
 export type WithTask<K extends string, T> = { readonly task: Task } & { readonly [key in K]: T };
 
 export interface DriveUseCases {
+  /** With `attachTo` the task ends when it is in the next free slot of that machine. */
   create(
     caller: Caller,
-    input: Labels & { name: string; sizeBytes: number },
+    input: Labels & { name: string; sizeBytes: number; attachTo?: MachineId },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
   /** From an upload: consumes the stream, bounded; or from the operator's import directory. */
@@ -287,11 +289,11 @@ export interface SnapshotUseCases {
     input: MachineCloneRequest,
     options?: CreateOptions,
   ): Promise<WithTask<'machine', Machine>>;
-  /** A new drive from one part; `part` may be left out when there is only one. */
+  /** A new drive from one part; `part` may be left out when there is only one. With `attachTo` as for a new drive. */
   clone(
     caller: Caller,
     id: SnapshotId,
-    input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
+    input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; attachTo?: MachineId },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
   tree(caller: Caller, driveId: DriveId): Promise<{ roots: readonly SnapshotNode[]; current: DriveSnapshotId | null }>;
@@ -337,7 +339,7 @@ export interface ImageUseCases {
   delete(caller: Caller, id: ImageId, options?: { ifVersion?: number } & CreateOptions): Promise<Task>;
   /** A new drive; `slot` may be left out when there is only one. */
   clone(caller: Caller, id: ImageId, input: DriveFromImage, options?: CreateOptions): Promise<WithTask<'drive', Drive>>;
-  /** A new machine with new drives, off. */
+  /** A new machine with new drives, off unless it is to be started. */
   cloneMachine(
     caller: Caller,
     id: ImageId,
@@ -360,6 +362,15 @@ export interface ExportUseCases {
   close(caller: Caller, id: ExportId): Promise<void>;
 }
 
+/** Enough of a task to say what an object is doing. */
+export interface WorkUnderWay {
+  readonly kind: TaskKind;
+  /** What the task is about: the snapshot that is made, the drive that grows. */
+  readonly objectId: string | null;
+  /** Bytes while data is moved. */
+  readonly unit: 'bytes' | 'steps';
+}
+
 export interface TaskUseCases {
   list(
     caller: Caller,
@@ -367,6 +378,8 @@ export interface TaskUseCases {
     page: PageRequest,
   ): Promise<Page<Task>>;
   get(caller: Caller, id: TaskId): Promise<Task>;
+  /** What holds or waits for drives and machines that the caller has been shown, in order; those with nothing are left out. */
+  underWay(ids: readonly (DriveId | MachineId)[]): ReadonlyMap<string, readonly WorkUnderWay[]>;
   /** Resolves when the task has ended, or with its state after `timeoutMs`. */
   waitFor(caller: Caller, id: TaskId, timeoutMs: number): Promise<Task>;
   cancel(caller: Caller, id: TaskId): Promise<Task>;

@@ -10,7 +10,7 @@ import { activeTaskStates } from '../core/states.ts';
 import type { ActiveTask } from './active-task.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
-import type { TaskUseCases } from './interface.ts';
+import type { TaskUseCases, WorkUnderWay } from './interface.ts';
 import { cursorOf, pageOf, readCursor } from './paging.ts';
 import { type Action, can } from './rights.ts';
 import { toStoredTask } from './task-view.ts';
@@ -111,6 +111,19 @@ export function taskUseCases(context: Context): TaskUseCases {
     async get(caller, id) {
       const found = await readable(caller, id);
       return 'active' in found ? runner.view(found.active) : found.ended;
+    },
+
+    underWay(ids) {
+      const found = new Map<string, readonly WorkUnderWay[]>();
+      for (const id of ids) {
+        const queue = runner.queueOf(id);
+        if (queue.length === 0) continue;
+        const work = queue
+          .filter((task) => task.ready)
+          .map(({ kind, row, meter }) => ({ kind, objectId: row.object_id, unit: meter.unit }));
+        found.set(id, work);
+      }
+      return found;
     },
 
     async waitFor(caller, id, timeoutMs) {

@@ -102,6 +102,7 @@ export function fakeService(given: FakeServices): Service {
     tasks: {
       list: refuse,
       get: refuse,
+      underWay: refuse,
       waitFor: refuse,
       cancel: refuse,
       pause: refuse,
@@ -302,6 +303,7 @@ export function aTask(more: Partial<Task> = {}): Task {
     progress: { done: 0, total: 1, unit: 'steps', ratePerSecond: null, estimateSeconds: null },
     result: null,
     error: null,
+    settled: false,
     cancellable: true,
     pausable: false,
     speedLimitBytesPerSecond: 0,
