@@ -4,6 +4,7 @@
  */
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
+import type { DatabaseSync } from 'node:sqlite';
 import { Kysely, sql, type Transaction } from 'kysely';
 import { CalotypeError } from '../core/errors.ts';
 import { nowUs } from '../core/time.ts';
@@ -60,12 +61,6 @@ export class Catalog {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
     const path = join(directory, 'catalog.db');
     const { dialect, raw, generation } = openForUse(path);
-    const words: Record<string, string> = {
-      serial: 'integer primary key autoincrement',
-      bigint: 'integer',
-      blob: 'blob',
-      clustered: ' without rowid',
-    };
     const row = raw.prepare('pragma user_version').get();
     const version = Number(row?.user_version ?? 0);
     if (version > migrations.length) {
@@ -76,10 +71,7 @@ export class Catalog {
         { remedy: 'Start it with the newer program that wrote it.' },
       );
     }
-    for (let next = version; next < migrations.length; next++) {
-      const text = migrations[next]?.replace(/\{\{(\w+)\}\}/g, (_, word: string) => words[word] ?? '') ?? '';
-      raw.exec(`begin immediate; ${text} pragma user_version = ${next + 1}; commit;`);
-    }
+    migrate(raw, version, migrations.length);
     createTotals(raw);
     const db = new Kysely<Schema>({ dialect });
     return new Catalog(db, generation, () => db.destroy());
@@ -145,6 +137,21 @@ export class Catalog {
 
   async close(): Promise<void> {
     await this.#close();
+  }
+}
+
+const words: Record<string, string> = {
+  serial: 'integer primary key autoincrement',
+  bigint: 'integer',
+  blob: 'blob',
+  clustered: ' without rowid',
+};
+
+/** Brings a database from one version to a later one. */
+export function migrate(raw: DatabaseSync, from: number, to: number): void {
+  for (const [at, text] of migrations.slice(from, to).entries()) {
+    const ours = text.replace(/\{\{(\w+)\}\}/g, (_, word: string) => words[word] ?? '');
+    raw.exec(`begin immediate; ${ours} pragma user_version = ${from + at + 1}; commit;`);
   }
 }
 

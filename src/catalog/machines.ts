@@ -4,6 +4,7 @@ import type { DriveId, ImageId, MachineId, ProjectId, SnapshotId } from '../core
 import type { MachineBoot, MachineHardware, MachineKind } from '../core/model.ts';
 import type { MachinePower, MachineState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
+import { noteDeparted } from './departed-machines.ts';
 import { inList } from './page.ts';
 import type { MachineRow, MachineSnapshotRow, MemoryFileRow } from './schema.ts';
 import { addTags, deleteTags, tagsOf } from './tags.ts';
@@ -194,6 +195,13 @@ export async function setPower(
     .execute();
 }
 
+/** What the rows of some machines say. */
+export async function powersOf(db: Db, ids: readonly MachineId[]): Promise<Map<MachineId, MachinePower>> {
+  if (ids.length === 0) return new Map();
+  const rows = await db.selectFrom('machines').select(['id', 'power']).where(inList(sql`id`, ids)).execute();
+  return new Map(rows.map((row) => [row.id, row.power]));
+}
+
 export async function machineNameExists(db: Db, projectId: ProjectId, name: string): Promise<boolean> {
   const row = await db
     .selectFrom('machines')
@@ -206,10 +214,13 @@ export async function machineNameExists(db: Db, projectId: ProjectId, name: stri
   return row !== undefined;
 }
 
-/** Takes a machine out of the catalog. Its snapshots stay, as snapshots of a machine that is gone. */
-export async function forgetMachine(tx: Db, id: MachineId): Promise<void> {
+/**
+ * Takes a machine out of the catalog. Its snapshots stay, as snapshots of a machine that is gone; as long as there are any,
+ * its number and the grants on it stay too.
+ */
+export async function forgetMachine(tx: Db, id: MachineId, at: number): Promise<void> {
   await deleteTags(tx, [id]);
-  await tx.deleteFrom('grants').where('object_id', '=', id).execute();
+  if (!(await noteDeparted(tx, id, at))) await tx.deleteFrom('grants').where('object_id', '=', id).execute();
   await tx.deleteFrom('machine_drives').where('machine_id', '=', id).execute();
   await tx.deleteFrom('machines').where('id', '=', id).execute();
 }

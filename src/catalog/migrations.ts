@@ -191,4 +191,30 @@ alter table qcow2_drives add column device text;
 alter table qcow2_drives add column place text;
 create index qcow2_drives_by_process on qcow2_drives (process_id) where process_id is not null;
 `,
+  // Machines that are gone keep their numbers while there are snapshots of them; those gone earlier get new ones
+  `
+alter table snapshots add column available_at {{bigint}};
+alter table snapshots add column part_count integer not null default 1;
+update snapshots set part_count = (select count(*) from drive_snapshots p where p.snapshot_id = snapshots.id)
+  where id in (select snapshot_id from drive_snapshots group by snapshot_id having count(*) <> 1)
+    or id not in (select snapshot_id from drive_snapshots);
+create index snapshots_by_part_count on snapshots (project_id, number, part_count) where part_count <> 1;
+
+create table departed_machines (
+  number {{bigint}} primary key, id text not null unique, project_id text not null references projects(id),
+  name text not null, kind text not null, created_at {{bigint}} not null, deleted_at {{bigint}} not null);
+insert into machines (id, project_id, name, description, kind, managed, state, power, hardware_json, boot_json,
+    meta_json, created_at, updated_at, version)
+  select s.machine_id, min(s.project_id), min(m.machine_name), '', min(m.kind), 1, 'departed', 'off', '', '', '',
+    min(s.created_at), max(s.updated_at), 1
+  from snapshots s join machine_snapshots m on m.snapshot_id = s.id
+  where s.machine_id is not null and s.machine_id not in (select id from machines) group by s.machine_id;
+insert into departed_machines (number, id, project_id, name, kind, created_at, deleted_at)
+  select number, id, project_id, name, kind, created_at, updated_at from machines where state = 'departed';
+delete from machines where state = 'departed';
+`,
+  // What a project is for
+  `
+alter table projects add column description text not null default '';
+`,
 ];

@@ -81,12 +81,12 @@ export function nameConditions(column: RawBuilder<string>, filter: NameQuery): N
 }
 
 /** SQLite's `like` takes no notice of case; in PostgreSQL that is `ilike`. */
-function likeOf(part: string): string {
+export function likeOf(part: string): string {
   return `%${part.replace(/[\\%_]/g, '\\$&')}%`;
 }
 
 /** Only `*` is special in our patterns. */
-function globOf(pattern: string): string {
+export function globOf(pattern: string): string {
   return pattern.replace(/[[?]/g, '[$&]').replace(/\*+/g, '*');
 }
 

@@ -20,6 +20,7 @@ export interface ProjectsTable {
   number: Generated<number>;
   id: ProjectId;
   name: string;
+  description: Generated<string>;
   created_at: number;
   version: number;
 }
@@ -129,6 +130,17 @@ export interface MachinesTable {
   version: number;
 }
 
+/** A machine that was deleted while there are snapshots of it; grants on it stay as long. */
+export interface DepartedMachinesTable {
+  number: number;
+  id: MachineId;
+  project_id: ProjectId;
+  name: string;
+  kind: MachineKind;
+  created_at: number;
+  deleted_at: number;
+}
+
 export interface MachineDrivesTable {
   machine_id: MachineId;
   slot: number;
@@ -190,6 +202,10 @@ export interface SnapshotsTable {
   created_by: UserId | null;
   /** The instant it stands for. */
   created_at: number;
+  /** When it was finished; null until then. */
+  available_at: Generated<number | null>;
+  /** How many rows of `drive_snapshots` it has. */
+  part_count: Generated<number>;
   updated_at: number;
   version: number;
 }
@@ -410,6 +426,7 @@ export interface Schema {
   grants: GrantsTable;
   tokens: TokensTable;
   machines: MachinesTable;
+  departed_machines: DepartedMachinesTable;
   machine_drives: MachineDrivesTable;
   machine_snapshots: MachineSnapshotsTable;
   memory_files: MemoryFilesTable;
@@ -432,6 +449,7 @@ export interface Schema {
 }
 
 export type MachineRow = Selectable<MachinesTable>;
+export type DepartedMachineRow = Selectable<DepartedMachinesTable>;
 export type MachineSnapshotRow = Selectable<MachineSnapshotsTable>;
 export type MemoryFileRow = Selectable<MemoryFilesTable>;
 export type DriveRow = Selectable<DrivesTable>;

@@ -6,6 +6,7 @@ import { sql } from 'kysely';
 import type { DriveId, DriveSnapshotId, MachineId, ProjectId, SnapshotId, UserId } from '../core/ids.ts';
 import type { SnapshotState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
+import { dropDeparted } from './departed-machines.ts';
 import { type MachineSnapshotRecord, machineSnapshotsOf, removeMachineSnapshot } from './machines.ts';
 import { inList } from './page.ts';
 import { prepare } from './prepared.ts';
@@ -133,6 +134,8 @@ const insert = prepare<{
   origin: 'manual' | 'safety';
   createdBy: UserId | null;
   machineId: MachineId | null;
+  availableAt: number | null;
+  partCount: number;
   at: number;
 }>()((db, p) =>
   db
@@ -151,6 +154,8 @@ const insert = prepare<{
       machine_id: p('machineId'),
       created_by: p('createdBy'),
       created_at: p('at'),
+      available_at: p('availableAt'),
+      part_count: p('partCount'),
       updated_at: p('at'),
       version: 1,
     })
@@ -207,7 +212,8 @@ export interface NewSnapshotRow {
 /** Writes a snapshot and its parts. Returns it as it now is, without reading it again. */
 export async function insertSnapshot(tx: Db, snapshot: NewSnapshotRow): Promise<SnapshotRecord> {
   const { parts, tags, machineId = null, ...values } = snapshot;
-  const [row] = await insert(tx, { ...values, machineId });
+  const availableAt = snapshot.state === 'available' ? snapshot.at : null;
+  const [row] = await insert(tx, { ...values, machineId, availableAt, partCount: parts.length });
   if (row === undefined) throw new Error('the catalog did not number the snapshot');
   const records: PartRecord[] = [];
   for (const { driveName, ...part } of parts) {
@@ -243,6 +249,8 @@ export async function insertSnapshot(tx: Db, snapshot: NewSnapshotRow): Promise<
     machine_id: machineId,
     created_by: snapshot.createdBy,
     created_at: snapshot.at,
+    available_at: availableAt,
+    part_count: parts.length,
     updated_at: snapshot.at,
     version: 1,
     parts: records,
@@ -257,6 +265,7 @@ const finish = prepare<{ id: SnapshotId; now: number }>()((db, p) =>
     .set({
       // A deletion asked for meanwhile stays asked for.
       state: sql`case when state = 'creating' then 'available' else state end`,
+      available_at: p('now'),
       updated_at: p('now'),
       version: sql`version + 1`,
     })
@@ -333,7 +342,12 @@ export async function removeParts(
     else {
       await tx
         .updateTable('snapshots')
-        .set({ complete: 0, updated_at: at, version: sql`version + 1` })
+        .set({
+          complete: 0,
+          part_count: sql`(select count(*) from drive_snapshots p where p.snapshot_id = snapshots.id)`,
+          updated_at: at,
+          version: sql`version + 1`,
+        })
         .where('id', '=', snapshotId)
         .execute();
     }
@@ -353,7 +367,8 @@ export async function removeIfEmpty(tx: Db, id: SnapshotId): Promise<boolean> {
   await tx.deleteFrom('tags').where('object_id', '=', id).execute();
   await tx.deleteFrom('grants').where('object_id', '=', id).execute();
   await removeMachineSnapshot(tx, id);
-  await tx.deleteFrom('snapshots').where('id', '=', id).execute();
+  const gone = await tx.deleteFrom('snapshots').where('id', '=', id).returning('machine_id').executeTakeFirst();
+  if (gone !== undefined && gone.machine_id !== null) await dropDeparted(tx, gone.machine_id);
   return true;
 }
 
@@ -367,6 +382,25 @@ export async function snapshotNameExists(db: Db, projectId: ProjectId, name: str
     .limit(1)
     .executeTakeFirst();
   return row !== undefined;
+}
+
+/** Parts by number, each with its snapshot, in the order of `numbers`. */
+export async function partsByNumber(
+  db: Db,
+  numbers: readonly number[],
+): Promise<{ part: PartRecord; snapshot: SnapshotRecord }[]> {
+  if (numbers.length === 0) return [];
+  const rows = await db
+    .selectFrom('drive_snapshots as p')
+    .innerJoin('snapshots as s', 's.id', 'p.snapshot_id')
+    .select(['p.number', 's.number as of'])
+    .where(inList(sql`p.number`, numbers))
+    .execute();
+  const found = new Map<number, { part: PartRecord; snapshot: SnapshotRecord }>();
+  for (const snapshot of await snapshotsByNumber(db, [...new Set(rows.map((row) => row.of))])) {
+    for (const part of snapshot.parts) found.set(part.number, { part, snapshot });
+  }
+  return numbers.flatMap((number) => found.get(number) ?? []);
 }
 
 /** Numbers of the snapshots that hold a part of the drive, by number of the part. */

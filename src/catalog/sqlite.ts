@@ -5,6 +5,7 @@
 import { DatabaseSync, type SQLInputValue, type StatementSync } from 'node:sqlite';
 import { SqliteDialect, type SqliteStatement } from 'kysely';
 import { asSpaceError } from '../core/space-error.ts';
+import { registerFunctions } from './sql-functions.ts';
 
 const cachedStatements = 500;
 
@@ -73,6 +74,7 @@ export function openSqlite(path: string): SqliteHandle {
     pragma temp_store = memory;
     pragma journal_size_limit = 67108864;
   `);
+  registerFunctions(raw);
   const generation: Generation = { value: 0 };
   const statements = new Map<string, Statement>();
   const prepare = (sql: string): Statement => {

@@ -6,6 +6,7 @@ import { sql } from 'kysely';
 import type { DriveId, MachineId, ProjectId, TaskId, UserId } from '../core/ids.ts';
 import { activeTaskStates, type TaskState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
+import { inList } from './page.ts';
 import { prepare } from './prepared.ts';
 import type { TaskRow } from './schema.ts';
 
@@ -210,6 +211,14 @@ const byId = prepare<{ id: TaskId }>()((db, p) => db.selectFrom('tasks').selectA
 
 export async function findTask(db: Db, id: TaskId): Promise<TaskRow | undefined> {
   return (await byId(db, { id }))[0];
+}
+
+/** Tasks by number, in the order of `numbers`. */
+export async function tasksByNumber(db: Db, numbers: readonly number[]): Promise<TaskRow[]> {
+  if (numbers.length === 0) return [];
+  const rows = await db.selectFrom('tasks').selectAll().where(inList(sql`number`, numbers)).execute();
+  const byNumber = new Map(rows.map((row) => [row.number, row]));
+  return numbers.flatMap((number) => byNumber.get(number) ?? []);
 }
 
 /** Every task that has not ended, oldest first. */

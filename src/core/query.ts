@@ -88,7 +88,9 @@ export interface QueryFields {
     | 'sourceId'
     | 'machineId'
     | 'machineNumber'
-    | 'machineName';
+    | 'machineName'
+    /** In the machine that it is attached to. */
+    | 'slot';
   image: Common | 'kind' | 'sizeBytes' | 'createdBy';
   task:
     | Exclude<Common, 'name' | 'description' | 'tag' | 'updatedAt'>

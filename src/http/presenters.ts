@@ -126,6 +126,7 @@ export function presentSnapshot(snapshot: Snapshot): SnapshotBody {
     sizeBytes: snapshot.sizeBytes,
     createdBy: snapshot.createdBy,
     createdAt: isoFromUs(snapshot.createdAt),
+    availableAt: isoOrNull(snapshot.availableAt),
     updatedAt: isoFromUs(snapshot.updatedAt),
     version: snapshot.version,
   };

@@ -251,6 +251,7 @@ export const snapshotSchema = Type.Object(
     sizeBytes: nullableBytes,
     createdBy: nullableId,
     createdAt: time,
+    availableAt: nullable<string>('string', { description: 'when it was finished, ISO 8601; null until then' }),
     updatedAt: time,
     version: Type.Integer({ description: 'the ETag' }),
   },

@@ -36,6 +36,10 @@ export class AdoptedMachines {
     this.#logger = parts.logger;
   }
 
+  running(): readonly MachineId[] {
+    return [...this.#live.keys()];
+  }
+
   find(id: MachineId): AdoptedProcess | undefined {
     return this.#live.get(id);
   }

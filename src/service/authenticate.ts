@@ -71,6 +71,7 @@ export class Authenticator {
   readonly #projects = new BoundedMap<string, KnownProject>(capacity);
   /** Logins under way, so that a client's twenty connections cost one check. */
   readonly #logins = new Map<string, Promise<Identity>>();
+  readonly #shutOutListeners: ((userId: UserId) => void)[] = [];
   readonly #checks = new Gate(checksAtOnce, waitingChecks);
   /** Grows when something is forgotten: what was read before must not be remembered after. */
   #generation = 0;
@@ -195,6 +196,17 @@ export class Authenticator {
   /** The user changed in any way: password, name, rights, memberships, disabled, deleted. */
   forgetUser(userId: UserId): void {
     this.#forget((known) => known.identity.userId === userId);
+  }
+
+  /** What the user logged in with is no longer good: password changed, disabled, deleted. */
+  shutOut(userId: UserId): void {
+    this.forgetUser(userId);
+    for (const listener of this.#shutOutListeners) listener(userId);
+  }
+
+  /** Calls back when a user is shut out. */
+  onShutOut(listener: (userId: UserId) => void): void {
+    this.#shutOutListeners.push(listener);
   }
 
   /** The token was revoked. */

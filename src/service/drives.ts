@@ -6,11 +6,12 @@ import type { DriveRow } from '../catalog/schema.ts';
 import { replaceTags } from '../catalog/tags.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, newId } from '../core/ids.ts';
-import type { Task } from '../core/model.ts';
+import type { Drive, Task } from '../core/model.ts';
 import { checkName, checkSize } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { assertDriveReady, assertNotRunning, driveRow, ownerOf, readableDrive } from './access.ts';
 import { addAttachment } from './attach-new.ts';
+import { BoundedMap } from './bounded-map.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { downloadDrive } from './downloads.ts';
@@ -27,8 +28,12 @@ import { assertMayCreate } from './rights.ts';
 import { assertRoom } from './room.ts';
 import type { TaskInputs } from './task-inputs.ts';
 
+const rememberedDrives = 2000;
+
 export function driveUseCases(context: Context): DriveUseCases {
   const { catalog, engine, runner, config } = context;
+  /** What polling clients ask again and again, valid as long as no row changes. */
+  const remembered = new BoundedMap<DriveId, { generation: number; drive: Drive }>(rememberedDrives);
 
   /** A task over one ready drive that makes no object. */
   function simpleChange<K extends 'drive.resize' | 'drive.flatten' | 'drive.check'>(
@@ -107,7 +112,13 @@ export function driveUseCases(context: Context): DriveUseCases {
     list: (caller, filter, sort, page) => listDrives(context, caller, filter, sort, page),
 
     async get(caller, id) {
-      return toDrive(await readableDrive(catalog.db, caller, id));
+      const { generation } = catalog;
+      const known = remembered.get(id);
+      const holds = known?.generation === generation && known.drive.projectId === caller.projectId;
+      if (known !== undefined && holds && caller.role !== 'guest') return known.drive;
+      const drive = toDrive(await readableDrive(catalog.db, caller, id));
+      remembered.set(id, { generation, drive });
+      return drive;
     },
 
     async update(caller, id, update) {

@@ -35,6 +35,11 @@ export class ExportBook {
     this.#adopted.delete(driveId);
   }
 
+  /** All that may be written. */
+  writable(): DriveId[] {
+    return [...new Set([...this.#writable.keys(), ...this.#adopted])];
+  }
+
   mayBeWritten(driveId: DriveId): boolean {
     return this.#writable.has(driveId) || this.#adopted.has(driveId);
   }

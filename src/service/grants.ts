@@ -11,7 +11,7 @@ import { nowUs } from '../core/time.ts';
 import type { Caller } from './caller.ts';
 import type { Page, PageRequest } from './interface.ts';
 import { makeNumberPage, readNumberPage } from './number-page.ts';
-import { assertProjectAdmin } from './rights.ts';
+import { assertProjectAdmin, seesAllGrants } from './rights.ts';
 import { findUser } from './users.ts';
 
 export interface Grant {
@@ -144,7 +144,7 @@ export async function deleteGrantsOn(tx: Tx, objectId: string): Promise<void> {
 }
 
 function visibleGrants(caller: Caller) {
-  if (caller.role === 'operator' || caller.role === 'admin') {
+  if (seesAllGrants(caller)) {
     return sql<boolean>`grants.project_id = ${caller.projectId}`;
   }
   return sql<boolean>`(grants.project_id = ${caller.projectId} and grants.user_id = ${caller.userId})`;

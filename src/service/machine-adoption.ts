@@ -284,7 +284,7 @@ export function registerMachineAdoption(context: Context): void {
     async abandon(tx, task, { drives }) {
       const known = task.machineId === null ? undefined : await findMachineRow(tx, task.machineId);
       if (known === undefined || known.state !== 'creating') return;
-      await forgetMachine(tx, known.id);
+      await forgetMachine(tx, known.id, nowUs());
       for (const { driveId } of drives) await forgetDrive(tx, driveId, nowUs());
     },
   });
@@ -304,7 +304,7 @@ export function registerMachineAdoption(context: Context): void {
         await assertNoImages(tx, driveIds);
         for (const driveId of driveIds) await removeParts(tx, await pointsOfDrive(tx, driveId), at);
         for (const snapshotId of taken) await removeIfEmpty(tx, snapshotId);
-        await forgetMachine(tx, machine.id);
+        await forgetMachine(tx, machine.id, at);
         for (const driveId of driveIds) await forgetDrive(tx, driveId, at);
         const drives = released.map(({ driveId, files }) => ({
           driveId,

@@ -119,7 +119,7 @@ export function registerMachineDelete(context: Context): void {
             input.snapshots === 'delete'
               ? await deleteSnapshots(tx, add, task, await snapshotsOfMachine(tx, machine.id))
               : [];
-          await forgetMachine(tx, machine.id);
+          await forgetMachine(tx, machine.id, nowUs());
           for (const driveId of driveIds) await deleteDrive(tx, add, task, driveId, input.snapshots);
           if (input.driveSnapshots === 'delete') {
             const staying = attached.filter((id) => !driveIds.includes(id));

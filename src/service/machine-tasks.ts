@@ -89,7 +89,7 @@ export async function settleUnplugged(context: Context, id: MachineId): Promise<
 export async function abandonMachine(tx: Tx, task: ActiveTask, error: StoredError, cancelled: boolean): Promise<void> {
   const id = task.machineId;
   if (id === null) return;
-  if (cancelled) await forgetMachine(tx, id);
+  if (cancelled) await forgetMachine(tx, id, nowUs());
   else {
     const change = { state: 'error', error_json: JSON.stringify(error), updated_at: nowUs() } as const;
     await updateMachine(tx, id, change, ['creating']);

@@ -1,5 +1,6 @@
 /** The use cases of machines; what is longer lives beside this file: snapshots, reverts, clones, deletion. */
 import { addEvent, type Tx } from '../catalog/catalog.ts';
+import { findDeparted } from '../catalog/departed-machines.ts';
 import { liveExportsOf } from '../catalog/exports.ts';
 import { countMachines, findMachinePlaces, type MachineQuery } from '../catalog/machine-list.ts';
 import {
@@ -31,7 +32,7 @@ import { adoptMachine, disownMachine } from './machine-adoption.ts';
 import { deleteMachine } from './machine-delete.ts';
 import { checkCpus, checkMemory, newMacAddress } from './machine-hardware.ts';
 import { kernelOf } from './machine-power.ts';
-import { toMachine } from './objects.ts';
+import { toDepartedMachine, toMachine } from './objects.ts';
 import { cursorOf, pageOf, readCursor } from './paging.ts';
 import { replayMachine, replayTask } from './replay.ts';
 import { assertMayCreate, assertOperator, visibleFilter } from './rights.ts';
@@ -42,11 +43,16 @@ const forAdopted: readonly TaskKind[] = ['machine.stop', 'machine.pause', 'machi
 const defaultStopMs = 60_000;
 const maxStopMs = 3600_000;
 const maxAppendLength = 2048;
+const rememberedMachines = 2000;
 /** One event stands for what somebody types for so long. */
 const typingUs = 600 * 1_000_000;
 
 export function machineUseCases(context: Context): MachineUseCases {
   const { catalog, engine, machines, runner } = context;
+  /** What polling clients ask again and again, valid as long as no row changes; what its process does is always asked. */
+  const remembered = new BoundedMap<MachineId, { generation: number; record: MachineRecord; stored: Machine }>(
+    rememberedMachines,
+  );
   const show = (record: MachineRecord): Machine => toMachine(record, runtimeOf(context, record));
 
   type Simple =
@@ -216,7 +222,23 @@ export function machineUseCases(context: Context): MachineUseCases {
       };
     },
 
-    get: async (caller, id) => show(await readableMachine(catalog.db, caller, id)),
+    async get(caller, id) {
+      const { generation } = catalog;
+      const known = remembered.get(id);
+      const holds = known?.generation === generation && known.record.project_id === caller.projectId;
+      if (known !== undefined && holds && caller.role !== 'guest') {
+        const runtime = runtimeOf(context, known.record);
+        return runtime === null ? known.stored : { ...known.stored, power: runtime.power, runtime };
+      }
+      const record = await readableMachine(catalog.db, caller, id);
+      remembered.set(id, { generation, record, stored: toMachine(record, null) });
+      return show(record);
+    },
+
+    async departed(caller, ids) {
+      const rows = await findDeparted(catalog.db, ids, visibleFilter(caller, 'machine', { table: 'm' }));
+      return new Map(rows.map((row) => [row.id, toDepartedMachine(row)]));
+    },
 
     async update(caller, id, update) {
       const { tags, ...columns } = checkUpdate(update);

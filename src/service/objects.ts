@@ -2,7 +2,7 @@
 import type { DriveRecord } from '../catalog/drives.ts';
 import type { ImageRecord } from '../catalog/images.ts';
 import type { MachineRecord, MachineSnapshotRecord } from '../catalog/machines.ts';
-import type { EventRow } from '../catalog/schema.ts';
+import type { DepartedMachineRow, EventRow } from '../catalog/schema.ts';
 import type { SnapshotRecord } from '../catalog/snapshots.ts';
 import type { DriveSnapshotId } from '../core/ids.ts';
 import type {
@@ -16,6 +16,7 @@ import type {
   Meta,
   Snapshot,
 } from '../core/model.ts';
+import type { DepartedMachine } from './interface.ts';
 import { parseStoredError } from './task-view.ts';
 
 const noMeta: Meta = {};
@@ -89,6 +90,7 @@ export function toSnapshot(row: SnapshotRecord, fresh: ReadonlyMap<DriveSnapshot
     sizeBytes: total,
     createdBy: row.created_by,
     createdAt: row.created_at,
+    availableAt: row.available_at,
     updatedAt: row.updated_at,
     version: row.version,
   };
@@ -141,6 +143,18 @@ export function toMachine(row: MachineRecord, runtime: MachineRuntime | null): M
     createdAt: row.created_at,
     updatedAt: row.updated_at,
     version: row.version,
+  };
+}
+
+export function toDepartedMachine(row: DepartedMachineRow): DepartedMachine {
+  return {
+    id: row.id,
+    number: row.number,
+    projectId: row.project_id,
+    name: row.name,
+    kind: row.kind,
+    createdAt: row.created_at,
+    deletedAt: row.deleted_at,
   };
 }
 

@@ -86,6 +86,11 @@ export function assertMayCreate(caller: Caller): void {
   }
 }
 
+/** Admins and operators see every grant of the project, others their own. */
+export function seesAllGrants(caller: Caller): boolean {
+  return caller.role === 'operator' || caller.role === 'admin';
+}
+
 /** @throws `forbidden` */
 export function assertOperator(caller: Caller): void {
   if (caller.role !== 'operator') {
@@ -137,6 +142,18 @@ export function visibleFilter(
         or ${sql.ref(`${table}.snapshot_id`)} in (
           select m.id from snapshots m where m.machine_id in (${grantedIds(caller, 'machine')}))))`;
   }
+}
+
+/** The same for tasks: a guest sees those he started, and those that touch what was granted to him. */
+export function visibleTasks(caller: Caller, table: string): RawBuilder<SqlBool> {
+  const column = (name: string): RawBuilder<unknown> => sql.ref(`${table}.${name}`);
+  const inProject = sql<SqlBool>`${column('project_id')} = ${caller.projectId}`;
+  // Tasks of no project are the server's own.
+  if (caller.role === 'operator') return sql<SqlBool>`(${inProject} or ${column('project_id')} is null)`;
+  if (caller.role !== 'guest') return inProject;
+  return sql<SqlBool>`(${inProject} and (${column('user_id')} = ${caller.userId}
+    or ${column('machine_id')} in (${grantedIds(caller, 'machine')})
+    or ${column('id')} in (select x.task_id from task_drives x where x.drive_id in (${grantedIds(caller, 'drive')}))))`;
 }
 
 function grantedIds(caller: Caller, kind: GrantedKind): RawBuilder<unknown> {

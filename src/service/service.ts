@@ -34,11 +34,14 @@ import { registerMachineTasks, settleMachine, settleUnplugged } from './machine-
 import { machineUseCases } from './machines.ts';
 import { examineMemory } from './memory-doctor.ts';
 import { sweepMemory } from './memory-save.ts';
+import { numberUseCases } from './numbers.ts';
+import { queryUseCases } from './queries.ts';
 import { Reclaimer } from './reclaim.ts';
 import { repairStates } from './repair.ts';
 import { registerReverts } from './reverts.ts';
 import { assertOperator } from './rights.ts';
 import { TaskRunner } from './runner.ts';
+import { sharingUseCases } from './sharing.ts';
 import { SizeBook } from './sizes.ts';
 import { registerSnapshotDelete } from './snapshot-delete.ts';
 import { registerSnapshotTasks } from './snapshot-tasks.ts';
@@ -97,6 +100,9 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   registerMachineClones(context);
   registerMachineAdoption(context);
   const useCases = {
+    queries: queryUseCases(context),
+    numbers: numberUseCases(context),
+    sharing: sharingUseCases(context),
     machines: machineUseCases(context),
     drives: driveUseCases(context),
     snapshots: snapshotUseCases(context),

@@ -7,8 +7,9 @@
 import type { Catalog } from '../catalog/catalog.ts';
 import { findDriveRow, pointsOfDrive } from '../catalog/drives.ts';
 import { isStillStale, storeSizes } from '../catalog/sizes.ts';
-import type { PartRecord, SnapshotRecord } from '../catalog/snapshots.ts';
+import type { PartRecord } from '../catalog/snapshots.ts';
 import type { DriveId, DriveSnapshotId } from '../core/ids.ts';
+import type { SnapshotState } from '../core/states.ts';
 import type { Engine } from '../engine/engine.ts';
 import type { Logger } from './context.ts';
 import type { ExportBook } from './export-book.ts';
@@ -24,6 +25,9 @@ interface Known {
   readonly written: boolean;
   readonly bytes: Map<DriveSnapshotId, number>;
 }
+
+/** A part as far as its size goes. */
+export type SizedPart = Pick<PartRecord, 'id' | 'drive_id' | 'changed_bytes' | 'drive_sizes_stale'>;
 
 export class SizeBook {
   readonly #catalog: Catalog;
@@ -42,9 +46,11 @@ export class SizeBook {
   }
 
   /** Sizes of the parts of some snapshots that are not as stored. Parts still being made are left out. */
-  async fresh(snapshots: readonly SnapshotRecord[]): Promise<ReadonlyMap<DriveSnapshotId, number>> {
+  async fresh(
+    snapshots: readonly { readonly state: SnapshotState; readonly parts: readonly SizedPart[] }[],
+  ): Promise<ReadonlyMap<DriveSnapshotId, number>> {
     const fresh = new Map<DriveSnapshotId, number>();
-    let byDrive: Map<DriveId, PartRecord[]> | undefined;
+    let byDrive: Map<DriveId, SizedPart[]> | undefined;
     for (const snapshot of snapshots) {
       if (snapshot.state !== 'available') continue;
       for (const part of snapshot.parts) {
@@ -62,7 +68,7 @@ export class SizeBook {
     return fresh;
   }
 
-  async #ofDrive(driveId: DriveId, parts: readonly PartRecord[], into: Map<DriveSnapshotId, number>): Promise<void> {
+  async #ofDrive(driveId: DriveId, parts: readonly SizedPart[], into: Map<DriveSnapshotId, number>): Promise<void> {
     const stale = parts[0]?.drive_sizes_stale ?? 0;
     const dirty = this.#exports.mayBeWritten(driveId) && (await this.#engine.isDirty(driveId));
     let known = this.#known.get(driveId);

@@ -3,7 +3,7 @@ import { sql } from 'kysely';
 import { addEvent } from '../catalog/catalog.ts';
 import { findDriveRows } from '../catalog/drives.ts';
 import { findMachineRow } from '../catalog/machines.ts';
-import { findSnapshot, insertSnapshot } from '../catalog/snapshots.ts';
+import { findSnapshot, insertSnapshot, type SnapshotRecord } from '../catalog/snapshots.ts';
 import { replaceTags } from '../catalog/tags.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
@@ -12,6 +12,7 @@ import { checkName } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { assertDriveReady, driveRow, ownerOf, partRow, readableSnapshot, snapshotRow } from './access.ts';
 import { BoundedMap } from './bounded-map.ts';
+import type { Caller } from './caller.ts';
 import { cloneSnapshot } from './clones.ts';
 import type { Context } from './context.ts';
 import { downloadSnapshot } from './downloads.ts';
@@ -32,11 +33,30 @@ import { listSnapshots, snapshotTree } from './snapshot-lists.ts';
 /** Drives in one snapshot, at most. */
 export const maxGroup = 64;
 const rememberedSnapshots = 2000;
+const rememberedParts = 10_000;
 
 export function snapshotUseCases(context: Context): SnapshotUseCases {
   const { catalog, engine, exports, runner, sizes } = context;
   /** What polling clients ask again and again, valid as long as no row changes. */
   const remembered = new BoundedMap<SnapshotId, { generation: number; snapshot: Snapshot }>(rememberedSnapshots);
+
+  /** Which snapshot a part belongs to never changes. */
+  const snapshotOf = new BoundedMap<DriveSnapshotId, SnapshotId>(rememberedParts);
+
+  /** What is remembered of a snapshot, for a caller who may see all of the project. */
+  function recall(caller: Caller, id: SnapshotId): Snapshot | undefined {
+    const known = remembered.get(id);
+    const holds = known?.generation === catalog.generation && known.snapshot.projectId === caller.projectId;
+    return known !== undefined && holds && caller.role !== 'guest' ? known.snapshot : undefined;
+  }
+
+  async function show(record: SnapshotRecord, generation: number): Promise<Snapshot> {
+    const snapshot = toSnapshot(record, await sizes.fresh([record]));
+    // Under a writer sizes grow without the catalog's knowing.
+    if (!snapshot.parts.some((part) => exports.mayBeWritten(part.driveId)))
+      remembered.set(record.id, { generation, snapshot });
+    return snapshot;
+  }
 
   return {
     create(caller, input, options) {
@@ -122,15 +142,7 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
 
     async get(caller, id) {
       const { generation } = catalog;
-      const known = remembered.get(id);
-      const holds = known?.generation === generation && known.snapshot.projectId === caller.projectId;
-      if (known !== undefined && holds && caller.role !== 'guest') return known.snapshot;
-      const record = await readableSnapshot(catalog.db, caller, id);
-      const snapshot = toSnapshot(record, await sizes.fresh([record]));
-      // Under a writer sizes grow without the catalog's knowing.
-      if (!snapshot.parts.some((part) => exports.mayBeWritten(part.driveId)))
-        remembered.set(id, { generation, snapshot });
-      return snapshot;
+      return recall(caller, id) ?? show(await readableSnapshot(catalog.db, caller, id), generation);
     },
 
     async getJustTaken(caller, id) {
@@ -139,10 +151,15 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
     },
 
     async getByPart(caller, id) {
+      const { generation } = catalog;
+      const of = snapshotOf.get(id);
+      const known = of === undefined ? undefined : recall(caller, of);
+      if (known?.parts.some((part) => part.id === id)) return known;
       const { snapshot } = await partRow(catalog.db, caller, 'read', id);
+      snapshotOf.set(id, snapshot.id);
       const record = await findSnapshot(catalog.db, snapshot.id);
       if (record === undefined) throw notFound('drive snapshot', id);
-      return toSnapshot(record, await sizes.fresh([record]));
+      return show(record, generation);
     },
 
     async update(caller, id, update) {

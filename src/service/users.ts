@@ -102,7 +102,8 @@ export class Users {
   async update(caller: Caller, asked: string, update: UserUpdate): Promise<User> {
     const name = update.name === undefined ? undefined : checkUserName(update.name);
     const email = update.email === undefined ? undefined : checkEmail(update.email);
-    return this.#change(caller, asked, update.ifVersion, async (tx, user) => {
+    const shutsOut = update.disabled === true;
+    return this.#change(caller, asked, { ifVersion: update.ifVersion, shutsOut }, async (tx, user) => {
       const next = {
         name: name ?? user.name,
         email: email === undefined ? user.email : email,
@@ -131,7 +132,7 @@ export class Users {
   async setPassword(caller: Caller, asked: string, password: string): Promise<void> {
     assertOperator(caller);
     const hash = await hashPassword(checkNewPassword(password));
-    await this.#change(caller, asked, undefined, async (tx, user) => {
+    await this.#change(caller, asked, { shutsOut: true }, async (tx, user) => {
       await addUserEvent(tx, caller, 'user.password_set', user.id);
       return storePassword(tx, user, hash);
     });
@@ -160,13 +161,13 @@ export class Users {
         await storePassword(tx, user, hash);
       });
     } finally {
-      this.#authenticator.forgetUser(caller.userId);
+      this.#authenticator.shutOut(caller.userId);
     }
   }
 
   /** For operators. The user's memberships, grants and tokens go too; what they made stays. @throws `forbidden`, `not_found`, `last_admin`, `precondition_failed` */
   async delete(caller: Caller, asked: string, options: { ifVersion?: number } = {}): Promise<void> {
-    await this.#change(caller, asked, options.ifVersion, async (tx, user) => {
+    await this.#change(caller, asked, { ...options, shutsOut: true }, async (tx, user) => {
       await assertNotLastOperator(tx, user);
       await tx.deleteFrom('grants').where('user_id', '=', user.id).execute();
       await tx.deleteFrom('memberships').where('user_id', '=', user.id).execute();
@@ -181,7 +182,7 @@ export class Users {
   async #change(
     caller: Caller,
     asked: string,
-    ifVersion: number | undefined,
+    how: { readonly ifVersion?: number | undefined; readonly shutsOut: boolean },
     work: (tx: Tx, user: UserRow) => Promise<UserRow>,
   ): Promise<User> {
     let changed: UserId | undefined;
@@ -189,14 +190,17 @@ export class Users {
       const row = await this.#catalog.write(async (tx) => {
         const user = await findVisibleUser(tx, caller, asked);
         assertOperator(caller);
-        assertVersion(user, ifVersion);
+        assertVersion(user, how.ifVersion);
         changed = user.id;
         return work(tx, user);
       });
       return presentUser(row);
     } finally {
       // Also when it failed: a commit whose answer was lost may have happened.
-      if (changed !== undefined) this.#authenticator.forgetUser(changed);
+      if (changed !== undefined) {
+        if (how.shutsOut) this.#authenticator.shutOut(changed);
+        else this.#authenticator.forgetUser(changed);
+      }
     }
   }
 }

@@ -3,6 +3,7 @@ import { CalotypeError, notFound } from '../../core/errors.ts';
 import { nowUs } from '../../core/time.ts';
 import type { Identity } from '../../service/authenticate.ts';
 import type { Caller } from '../../service/caller.ts';
+import { deleteProjectWithContent } from '../../service/project-content.ts';
 import type { Member, Project } from '../../service/projects.ts';
 import type { DialectContext } from '../dialect.ts';
 import { type Connection, namedId, organization } from './fixed.ts';
@@ -73,12 +74,15 @@ export class Administration {
   async deleteEnvironment(identity: Identity, id: string): Promise<object> {
     const project = await this.#find(identity, id);
     const data = await this.#presentSingle(identity, project);
-    await this.#context.projects.deleteWithContent(await this.#caller(identity, project.id));
+    const { service, projects } = this.#context;
+    await deleteProjectWithContent(service, projects, await this.#caller(identity, project.id));
     return { data };
   }
 
   listConnections(organizationId: string | undefined): object {
-    return presentList(organizationId === undefined || organizationId === organization.id ? [this.#presentConnection()] : []);
+    return presentList(
+      organizationId === undefined || organizationId === organization.id ? [this.#presentConnection()] : [],
+    );
   }
 
   getConnection(id: string): object {
@@ -162,7 +166,11 @@ export class Administration {
   }
 
   #presentConnection(): ConnectionBody {
-    return { ...this.#connection, type: 'CloudCA', status: { lastUpdated: zonedTime(this.#startedAt), reachable: true } };
+    return {
+      ...this.#connection,
+      type: 'CloudCA',
+      status: { lastUpdated: zonedTime(this.#startedAt), reachable: true },
+    };
   }
 
   async #presentOrganization(identity: Identity): Promise<OrganizationBody> {
@@ -182,7 +190,8 @@ export class Administration {
     const named = fields.nested('organization').text('id');
     if (named !== undefined && named !== organization.id) throw notFound('organization', named);
     const connection = fields.nested('serviceConnection').text('id');
-    if (connection !== undefined && connection !== this.#connection.id) throw notFound('service connection', connection);
+    if (connection !== undefined && connection !== this.#connection.id)
+      throw notFound('service connection', connection);
   }
 }
 

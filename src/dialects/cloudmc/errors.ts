@@ -3,7 +3,13 @@
  * published (400, 403, 404, 405, 500). No answer to a failure holds a `taskId`: a client would take it for success.
  */
 import type { FastifyReply, FastifyRequest } from 'fastify';
-import { CalotypeError, type ErrorCode, type ErrorDetails, errorCatalogue, type StoredError } from '../../core/errors.ts';
+import {
+  CalotypeError,
+  type ErrorCode,
+  type ErrorDetails,
+  errorCatalogue,
+  type StoredError,
+} from '../../core/errors.ts';
 import type { RawAnswer } from '../dialect.ts';
 import type { ErrorBody, ErrorsBody } from './schemas.ts';
 
@@ -151,7 +157,12 @@ function stateContext(code: ErrorCode, details: ErrorDetails): Context | undefin
   const { wrongState: known, state, driveId, machineId, snapshotId, imageId } = details;
   if (isWrongState(known)) return { ...known, expectedStates: [...known.expectedStates] };
   const now = typeof state === 'string' ? stateWords[state] : undefined;
-  const words = (type: WrongState['type'], id: unknown, currentState: string, ...expectedStates: string[]): Context => ({
+  const words = (
+    type: WrongState['type'],
+    id: unknown,
+    currentState: string,
+    ...expectedStates: string[]
+  ): Context => ({
     ...(typeof id === 'string' ? { id } : {}),
     type,
     currentState,
@@ -175,7 +186,11 @@ function stateContext(code: ErrorCode, details: ErrorDetails): Context | undefin
   }
 }
 
-const stateWords: Readonly<Record<string, string>> = { creating: 'Creating', deleting: 'Destroying', deleted: 'Destroyed' };
+const stateWords: Readonly<Record<string, string>> = {
+  creating: 'Creating',
+  deleting: 'Destroying',
+  deleted: 'Destroyed',
+};
 
 function isWrongState(value: unknown): value is WrongState {
   return typeof value === 'object' && value !== null && 'expectedStates' in value;
@@ -200,7 +215,11 @@ function messageOf(code: ErrorCode, message: string, details: ErrorDetails): str
   return message;
 }
 
-export function presentError({ code, message, details }: Pick<StoredError, 'code' | 'message' | 'details'>): ErrorsBody {
+export function presentError({
+  code,
+  message,
+  details,
+}: Pick<StoredError, 'code' | 'message' | 'details'>): ErrorsBody {
   const context = contextOf(code, details);
   const error: ErrorBody = {
     code: codes[code],
@@ -215,7 +234,10 @@ export function answerError(error: CalotypeError, _request: FastifyRequest, repl
   const { allowed, retryAfterSeconds } = error.details;
   if (Array.isArray(allowed)) reply.header('allow', allowed.join(', '));
   if (typeof retryAfterSeconds === 'number') reply.header('retry-after', String(Math.ceil(retryAfterSeconds)));
-  return reply.code(statusOf(error.code)).header('content-type', jsonType).send(JSON.stringify(presentError(error)));
+  return reply
+    .code(statusOf(error.code))
+    .header('content-type', jsonType)
+    .send(JSON.stringify(presentError(error)));
 }
 
 export function answerParserError(error: CalotypeError): RawAnswer {

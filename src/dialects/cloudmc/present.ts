@@ -3,14 +3,7 @@ import type { Drive, Image, Machine, TaskKind } from '../../core/model.ts';
 import { isoFromUs } from '../../core/time.ts';
 import type { PartOfSnapshot, WorkUnderWay } from '../../service/interface.ts';
 import { computeOffering, diskOffering, network, zone } from './fixed.ts';
-import type {
-  InstanceBody,
-  Metadata,
-  SingleInstanceBody,
-  SnapshotBody,
-  TemplateBody,
-  VolumeBody,
-} from './schemas.ts';
+import type { InstanceBody, Metadata, SingleInstanceBody, SnapshotBody, TemplateBody, VolumeBody } from './schemas.ts';
 
 export const GiB = 1024 ** 3;
 export const MiB = 1024 ** 2;
@@ -135,11 +128,7 @@ export function instanceState(machine: Machine, work: Work = noWork): InstanceBo
 }
 
 /** @param imageName of the template that it was made from, if that is still there for the caller */
-export function presentInstance(
-  machine: Machine,
-  work: Work | undefined,
-  imageName: string | undefined,
-): InstanceBody {
+export function presentInstance(machine: Machine, work: Work | undefined, imageName: string | undefined): InstanceBody {
   const { imageId, hardware } = machine;
   const image =
     imageId === null || imageName === undefined

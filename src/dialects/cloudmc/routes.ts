@@ -171,7 +171,8 @@ function addRoutes(app: FastifyInstance, context: DialectContext): void {
           const result = await changeComputeOffering(scope, id, readBody(request));
           return send(reply, immediate.reference(scope.caller.projectId, result));
         }
-        const operate = operation !== undefined && Object.hasOwn(operations, operation) ? operations[operation] : undefined;
+        const operate =
+          operation !== undefined && Object.hasOwn(operations, operation) ? operations[operation] : undefined;
         if (operate === undefined) throw unknownOperation(operation);
         return send(reply, await taskReference(scope, await operate(scope, id, readBody(request))));
       });

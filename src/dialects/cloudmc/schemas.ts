@@ -9,7 +9,9 @@ const flag = Type.Boolean();
 const uuid = Type.String({ pattern: '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' });
 
 /** `2031-04-09T16:20:05.004210+00:00` */
-const zonedTime = Type.String({ pattern: '^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d(\\.\\d{1,6})?[+-]\\d\\d:\\d\\d$' });
+const zonedTime = Type.String({
+  pattern: '^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d(\\.\\d{1,6})?[+-]\\d\\d:\\d\\d$',
+});
 /** `2031-04-09T16:20:05+0000`: volumes and templates have their offset without a colon. */
 const compactZonedTime = Type.String({ pattern: '^\\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d[+-]\\d{4}$' });
 
@@ -166,7 +168,12 @@ export const organizationSchema = exact({
 export type OrganizationBody = Static<typeof organizationSchema>;
 
 const contextSchema = Type.Object({}, { additionalProperties: Type.Union([text, integer, flag, Type.Array(text)]) });
-const errorSchema = exact({ code: integer, errorCode: Type.String({ pattern: '^\\d+$' }), message: text, context: optional(contextSchema) });
+const errorSchema = exact({
+  code: integer,
+  errorCode: Type.String({ pattern: '^\\d+$' }),
+  message: text,
+  context: optional(contextSchema),
+});
 export type ErrorBody = Static<typeof errorSchema>;
 export const errorsSchema = exact({ errors: Type.Array(errorSchema, { minItems: 1, maxItems: 1 }) });
 export type ErrorsBody = Static<typeof errorsSchema>;
@@ -184,7 +191,12 @@ export const resultSchema = Type.Union([
 ]);
 export const taskStatusSchema = Type.Enum(['PENDING', 'SUCCESS', 'FAILED']);
 export type TaskStatus = Static<typeof taskStatusSchema>;
-export const taskSchema = exact({ id: uuid, status: taskStatusSchema, created: zonedTime, result: optional(resultSchema) });
+export const taskSchema = exact({
+  id: uuid,
+  status: taskStatusSchema,
+  created: zonedTime,
+  result: optional(resultSchema),
+});
 /** What a change answers. */
 export const taskReferenceSchema = exact({ taskId: uuid, taskStatus: taskStatusSchema, data: optional(resultSchema) });
 

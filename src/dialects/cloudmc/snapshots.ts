@@ -46,15 +46,17 @@ export async function getSnapshot(scope: Scope, id: string): Promise<object> {
 export async function listSnapshots(scope: Scope): Promise<object> {
   const { request, service, caller } = scope;
   const volumeId = queryText(request, 'volume_id');
-  const where: Condition<QueryFields['part']> =
-    volumeId === undefined ? always : withId('driveId', volumeId);
+  const where: Condition<QueryFields['part']> = volumeId === undefined ? always : withId('driveId', volumeId);
   const { items, metadata } = await readList(scope, 'part', sortable, where);
   const ids = distinct<DriveId>(items.map(({ part }) => part.driveId));
   const work = service.tasks.underWay(ids);
   const roots = new Map<DriveId, Drive>();
   if (ids.length > 0) {
     const inRootSlot = { field: 'slot', op: 'eq', value: 0 } as const;
-    const found = await service.queries.list(caller, 'drive', { where: { all: [inRootSlot, oneOf('id', ids)] }, limit: null });
+    const found = await service.queries.list(caller, 'drive', {
+      where: { all: [inRootSlot, oneOf('id', ids)] },
+      limit: null,
+    });
     for (const drive of found.items) roots.set(drive.id, drive);
   }
   return presentList(

@@ -3,7 +3,15 @@
  * What the service's own task is about becomes the resource that a client takes for the result.
  */
 import { notFound } from '../../core/errors.ts';
-import { type DriveId, type ImageId, type MachineId, newId, type ProjectId, type SnapshotId, type TaskId } from '../../core/ids.ts';
+import {
+  type DriveId,
+  type ImageId,
+  type MachineId,
+  newId,
+  type ProjectId,
+  type SnapshotId,
+  type TaskId,
+} from '../../core/ids.ts';
 import type { Task } from '../../core/model.ts';
 import { nowUs } from '../../core/time.ts';
 import { BoundedMap } from '../../service/bounded-map.ts';

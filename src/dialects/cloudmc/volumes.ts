@@ -30,7 +30,12 @@ export async function listVolumes(scope: Scope): Promise<object> {
   const type = queryText(request, 'type')?.toLowerCase();
   if (type === 'os') conditions.push({ field: 'slot', op: 'eq', value: 0 });
   else if (type === 'data') {
-    conditions.push({ any: [{ field: 'slot', op: 'ne', value: 0 }, { field: 'slot', op: 'isNull' }] });
+    conditions.push({
+      any: [
+        { field: 'slot', op: 'ne', value: 0 },
+        { field: 'slot', op: 'isNull' },
+      ],
+    });
   } else if (type !== undefined) {
     throw new CalotypeError('invalid_request', 'The parameter type is os or data.', { field: 'type' });
   }

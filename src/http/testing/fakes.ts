@@ -25,6 +25,9 @@ const refuse = (): never => {
 };
 
 export interface FakeServices {
+  queries?: Partial<Service['queries']>;
+  numbers?: Partial<Service['numbers']>;
+  sharing?: Partial<Service['sharing']>;
   machines?: Partial<Service['machines']>;
   drives?: Partial<Service['drives']>;
   snapshots?: Partial<Service['snapshots']>;
@@ -55,8 +58,12 @@ const crud = { create: refuse, list: refuse, get: refuse, update: refuse, delete
 
 export function fakeService(given: FakeServices): Service {
   return {
+    queries: { list: refuse, ...given.queries },
+    numbers: { idOf: refuse, numbersOf: refuse, ...given.numbers },
+    sharing: { accessTo: refuse, grantees: refuse, ...given.sharing },
     machines: {
       ...crud,
+      departed: refuse,
       adopt: refuse,
       disown: refuse,
       files: refuse,
@@ -250,6 +257,7 @@ export function aSnapshot(more: Partial<Snapshot> = {}): Snapshot {
     sizeBytes: 4096,
     createdBy: caller.userId,
     createdAt: nowUs(),
+    availableAt: nowUs(),
     updatedAt: nowUs(),
     version: 1,
     ...more,

@@ -158,6 +158,7 @@ export class IdentityFixture implements AsyncDisposable {
         complete: 1,
         created_by: maker.userId,
         created_at: at,
+        part_count: driveIds.length,
         updated_at: at,
         version: 1,
       })
