@@ -169,7 +169,7 @@ function addRoutes(app: FastifyInstance, context: DialectContext): void {
         const operation = operationOf(request);
         if (name === 'instances' && operation === 'changeComputeOffering') {
           const result = await changeComputeOffering(scope, id, readBody(request));
-          return send(reply, immediate.reference(scope.caller.projectId, result));
+          return send(reply, immediate.reference(scope.caller, result));
         }
         const operate =
           operation !== undefined && Object.hasOwn(operations, operation) ? operations[operation] : undefined;
@@ -187,7 +187,7 @@ function addRoutes(app: FastifyInstance, context: DialectContext): void {
     if (project === null) throw notFound('task', id);
     const caller = await callerIn(identity, project, id);
     request.dialectCaller = caller;
-    if (known !== undefined) return send(reply, immediate.show(id));
+    if (known !== undefined) return send(reply, immediate.show(caller, id));
     return send(reply, await showTask({ service, caller, request }, await service.tasks.get(caller, id)));
   };
 

@@ -11,10 +11,12 @@ import {
   type ProjectId,
   type SnapshotId,
   type TaskId,
+  type UserId,
 } from '../../core/ids.ts';
 import type { Task } from '../../core/model.ts';
 import { nowUs } from '../../core/time.ts';
 import { BoundedMap } from '../../service/bounded-map.ts';
+import type { Caller } from '../../service/caller.ts';
 import { presentError } from './errors.ts';
 import { showInstance } from './instances.ts';
 import { idOf } from './parse.ts';
@@ -119,6 +121,7 @@ async function showMachine(scope: Scope, id: MachineId): Promise<object> {
 
 interface EndedTask {
   readonly projectId: ProjectId;
+  readonly userId: UserId;
   readonly createdAt: number;
   readonly result: object;
 }
@@ -127,9 +130,9 @@ interface EndedTask {
 export class ImmediateTasks {
   readonly #ended = new BoundedMap<TaskId, EndedTask>(1000);
 
-  reference(projectId: ProjectId, result: object): object {
+  reference({ projectId, userId }: Caller, result: object): object {
     const id = newId<TaskId>();
-    this.#ended.set(id, { projectId, createdAt: nowUs(), result });
+    this.#ended.set(id, { projectId, userId, createdAt: nowUs(), result });
     return { taskId: id, taskStatus: 'SUCCESS', data: result };
   }
 
@@ -138,10 +141,11 @@ export class ImmediateTasks {
     return this.#ended.get(id)?.projectId;
   }
 
-  /** @throws not_found */
-  show(id: TaskId): object {
+  /** As other tasks, it is a guest's only if the guest began it. @throws not_found */
+  show(caller: Caller, id: TaskId): object {
     const task = this.#ended.get(id);
-    if (task === undefined || hasExpired(task.createdAt, Date.now() * 1000)) throw notFound('task', id);
+    const isHidden = task !== undefined && caller.role === 'guest' && task.userId !== caller.userId;
+    if (task === undefined || isHidden || hasExpired(task.createdAt, Date.now() * 1000)) throw notFound('task', id);
     return { data: { id, status: 'SUCCESS', created: zonedTime(task.createdAt), result: task.result } };
   }
 }
