@@ -349,6 +349,40 @@ describe('instances', () => {
   });
 });
 
+describe('a running instance', () => {
+  test('start, recovery point with memory, reboot, stop; volumes and snapshots meanwhile', async () => {
+    const { machine, drives } = await instanceOf(1);
+    const path = `instances/${machine.id}`;
+    const volumeId = drives[0]?.id ?? '';
+    const made = await client.done('POST', 'snapshots', { volumeId });
+    expect(await client.done('POST', `${path}?operation=start`)).toMatchObject({ state: 'Running' });
+    expect((await client.refused('POST', `${path}?operation=start`)).error).toMatchObject({
+      code: 2012,
+      context: { currentState: 'Running', expectedStates: ['Stopped'] },
+    });
+    const inUse = { type: 'instances', id: machine.id, currentState: 'Running', expectedStates: ['Stopped'] };
+    for (const [operation, body] of [
+      [`snapshots/${made.id}?operation=revert`, {}],
+      [`volumes/${volumeId}?operation=resize`, { sizeInGb: 2 }],
+    ] as const) {
+      const refused = await client.refused('POST', operation, body);
+      expect(refused).toMatchObject({ status: 400, error: { code: 2012, context: inUse } });
+    }
+    expect((await client.refused('POST', `${path}?operation=changeComputeOffering`, { cpuCount: 2 })).status).toBe(400);
+    expect((await client.done('POST', 'snapshots', { volumeId })).state).toBe('BackedUp');
+
+    const point = await client.done('POST', `${path}?operation=createRecoveryPoint`, { recoveryPoint: {} });
+    expect(point.state).toBe('Running');
+    const taken = await rig.native('GET', `/snapshots/${point.recoveryPoint.id}`);
+    expect(taken).toMatchObject({ consistency: 'memory' });
+
+    expect(await client.done('POST', `${path}?operation=reboot`)).toMatchObject({ state: 'Running' });
+    expect(await client.done('POST', `${path}?operation=stop`, { forceStop: true })).toMatchObject({
+      state: 'Stopped',
+    });
+  });
+});
+
 describe('templates', () => {
   test('list, single read, and away with it', async () => {
     const drive = await rig.drive(freshName('gold'));
