@@ -20,7 +20,7 @@ async function presentSlices(scope: Scope, machines: readonly Machine[]) {
   const { service, caller } = scope;
   const ids = machines.map(({ id }) => id);
   const access = await service.sharing.accessTo(caller, 'machine', ids);
-  const tasks = await service.tasks.underWay(caller, ids);
+  const tasks = service.tasks.underWay(caller, ids);
   const ownerNumber = await ownerNumberOf(scope);
   return machines.map((machine) =>
     presentSlice(machine, { perms: access.get(machine.id) ?? null, ownerNumber, task: tasks.get(machine.id)?.[0] }),

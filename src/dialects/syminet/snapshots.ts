@@ -45,7 +45,7 @@ async function presentImages(scope: Scope, snapshots: readonly Snapshot[]) {
   const { service, caller } = scope;
   const ids = snapshots.map(({ id }) => id);
   const access = await service.sharing.accessTo(caller, 'snapshot', ids);
-  const tasks = await service.tasks.underWay(caller, ids);
+  const tasks = service.tasks.underWay(caller, ids);
   const slices = await slicesOf(scope, snapshots);
   const ownerNumber = await ownerNumberOf(scope);
   return snapshots.flatMap((snapshot) => {

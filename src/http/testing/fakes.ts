@@ -323,6 +323,7 @@ export function aTask(more: Partial<Task> = {}): Task {
     progress: { done: 0, total: 1, unit: 'steps', ratePerSecond: null, estimateSeconds: null },
     result: null,
     error: null,
+    settled: false,
     cancellable: true,
     pausable: false,
     speedLimitBytesPerSecond: 0,
