@@ -37,6 +37,7 @@ import { sweepMemory } from './memory-save.ts';
 import { numberUseCases } from './numbers.ts';
 import { queryUseCases } from './queries.ts';
 import { Reclaimer } from './reclaim.ts';
+import { rememberLists } from './remembered-lists.ts';
 import { repairStates } from './repair.ts';
 import { registerReverts } from './reverts.ts';
 import { assertOperator } from './rights.ts';
@@ -100,7 +101,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   registerMachineClones(context);
   registerMachineAdoption(context);
   const useCases = {
-    queries: queryUseCases(context),
+    queries: rememberLists(context, queryUseCases(context)),
     numbers: numberUseCases(context),
     sharing: sharingUseCases(context),
     machines: machineUseCases(context),
