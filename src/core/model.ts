@@ -248,6 +248,8 @@ export interface Task {
   readonly driveIds: readonly DriveId[];
   /** The machine that it changes, if it changes one. */
   readonly machineId: MachineId | null;
+  /** What the front door calls it that began it; null if it has no words of its own. */
+  readonly title: string | null;
   readonly progress: TaskProgress;
   readonly result: Readonly<Record<string, unknown>> | null;
   readonly error: StoredError | null;

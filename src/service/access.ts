@@ -11,6 +11,7 @@ import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import type { CreateOptions } from './interface.ts';
 import { type Action, assertReadable, assertWritable, type ProtectedKind } from './rights.ts';
+import type { TaskOwner } from './runner.ts';
 
 async function assertMay(
   db: Db,
@@ -178,9 +179,6 @@ export function assertImageReady(context: Context, image: ImageRow): void {
 }
 
 /** Whom a task of this caller belongs to. */
-export function ownerOf(
-  caller: Caller,
-  projectId: ProjectId,
-): { projectId: ProjectId; userId: Caller['userId']; via: string } {
-  return { projectId, userId: caller.userId, via: caller.via };
+export function ownerOf(caller: Caller, projectId: ProjectId): TaskOwner {
+  return { projectId, userId: caller.userId, via: caller.via, title: caller.taskTitle };
 }

@@ -112,6 +112,7 @@ export class Projects {
       }
       await tx.deleteFrom('grants').where('project_id', '=', project.id).execute();
       await tx.deleteFrom('memberships').where('project_id', '=', project.id).execute();
+      await tx.deleteFrom('project_tags').where('project_id', '=', project.id).execute();
       await tx.deleteFrom('projects').where('number', '=', project.number).execute();
       await addProjectEvent(tx, caller, 'project.deleted', project.id, { name: project.name });
       return project;

@@ -44,6 +44,7 @@ export function toTask(
     objectId: row.object_id,
     driveIds,
     machineId: row.machine_id,
+    title: row.title,
     progress,
     result: row.result_json === null ? null : JSON.parse(row.result_json),
     error: parseStoredError(row.error_json),

@@ -37,7 +37,7 @@ it('finds the task by each object that it is about, and only those that were ask
   await held.reached;
   const ids = [machineId, driveId, snapshotId, 'unknown'];
   const found = await h.service.tasks.underWay(h.caller, ids);
-  expect([...found].map(([id, { id: taskId }]) => [id, taskId])).toEqual(
+  expect([...found].map(([id, [first]]) => [id, first?.id])).toEqual(
     expect.arrayContaining([
       [machineId, task.id],
       [driveId, task.id],

@@ -12,13 +12,16 @@ export function tasksUnderWay(
   runner: Pick<TaskRunner, 'active' | 'view'>,
   caller: Caller,
   ids: readonly string[],
-): ReadonlyMap<string, Task> {
-  const found = new Map<string, Task>();
+): ReadonlyMap<string, readonly Task[]> {
+  const found = new Map<string, Task[]>();
   const wanted = new Set(ids);
   for (const task of runner.active()) {
     if (!task.ready || task.row.project_id !== caller.projectId) continue;
-    for (const id of subjectsOf(task)) {
-      if (wanted.has(id) && !found.has(id)) found.set(id, runner.view(task));
+    for (const id of new Set(subjectsOf(task))) {
+      if (!wanted.has(id)) continue;
+      const known = found.get(id);
+      if (known === undefined) found.set(id, [runner.view(task)]);
+      else known.push(runner.view(task));
     }
   }
   return found;

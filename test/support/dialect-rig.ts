@@ -4,12 +4,17 @@ import { type IncomingHttpHeaders, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Catalog } from '../../src/catalog/catalog.ts';
 import type { DialectName } from '../../src/dialects/dialect.ts';
 import type { DriveBody, MachineBody, SnapshotBody } from '../../src/http/schemas.ts';
 import { NbdClient } from '../../src/qemu/nbd-client.ts';
 import { type LocalServer, startLocalServer } from './local-server.ts';
 
 export const MiB = 1024 * 1024;
+
+/** JSON of which a test says what it expects. */
+// biome-ignore lint/suspicious/noExplicitAny: it is looked into at will
+export type Loose = Record<string, any>;
 
 export interface Answer {
   readonly status: number;
@@ -47,6 +52,16 @@ export class DialectRig implements AsyncDisposable {
     this.#server = server;
     const { token } = server.access;
     this.admin = { id: 'me', name: 'admin', email: 'admin@localhost', password: server.password, token };
+  }
+
+  /** Every route of a dialect. */
+  routesOf(door: DialectName): readonly { readonly method: string; readonly url: string }[] {
+    return this.#server.server.dialects.find(({ dialect }) => dialect.name === door)?.routes ?? [];
+  }
+
+  /** The catalog of the server, to look at. */
+  get catalog(): Catalog {
+    return this.#server.server.catalog;
   }
 
   static async start(): Promise<DialectRig> {

@@ -11,6 +11,7 @@ import { daemonPidOf } from '../campaign/arm.ts';
 
 export interface LocalServer {
   readonly access: Access;
+  readonly server: Server;
   /** URL by front door. */
   readonly endpoints: Endpoints;
   /** Of `admin`. */
@@ -41,6 +42,7 @@ export async function startLocalServer(
     endpoints,
     password: access.password,
     recovered: server.recovered,
+    server,
     destroy: async () => {
       const pid = daemonPidOf(data);
       if (pid !== 0) process.kill(pid, 'SIGKILL');

@@ -75,6 +75,7 @@ function taskAt({ done, total }: { done: number; total: number }): Task {
     userId: null,
     via: 'syminet',
     kind: 'machine.revert',
+    title: null,
     state: 'running',
     objectKind: null,
     objectId: null,

@@ -23,7 +23,7 @@ async function presentSlices(scope: Scope, machines: readonly Machine[]) {
   const tasks = await service.tasks.underWay(caller, ids);
   const ownerNumber = await ownerNumberOf(scope);
   return machines.map((machine) =>
-    presentSlice(machine, { perms: access.get(machine.id) ?? null, ownerNumber, task: tasks.get(machine.id) }),
+    presentSlice(machine, { perms: access.get(machine.id) ?? null, ownerNumber, task: tasks.get(machine.id)?.[0] }),
   );
 }
 

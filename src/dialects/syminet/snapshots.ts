@@ -53,7 +53,7 @@ async function presentImages(scope: Scope, snapshots: readonly Snapshot[]) {
     const slice = snapshot.machine === null ? undefined : slices.get(snapshot.machine.machineId);
     // It went between two questions.
     if (perms === undefined || slice === undefined) return [];
-    return [presentImage(snapshot, { perms, slice, ownerNumber, task: tasks.get(snapshot.id) })];
+    return [presentImage(snapshot, { perms, slice, ownerNumber, task: tasks.get(snapshot.id)?.[0] })];
   });
 }
 

@@ -34,11 +34,11 @@ async function presentVolumes(scope: Scope, drives: readonly Drive[]) {
   );
   const askers = await service.numbers.numbersOf(
     'user',
-    [...tasks.values()].flatMap(({ userId }) => (userId === null ? [] : [userId])),
+    [...tasks.values()].flat().flatMap(({ userId }) => (userId === null ? [] : [userId])),
   );
   const ownerNumber = await ownerNumberOf(scope);
   return drives.map((drive) => {
-    const task = tasks.get(drive.id);
+    const task = tasks.get(drive.id)?.[0];
     return presentVolume(drive, {
       sliceNumber: drive.attachedTo === null ? null : (slices.get(drive.attachedTo.machineId) ?? null),
       ownerNumber,
