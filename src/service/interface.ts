@@ -515,6 +515,8 @@ export interface SharedWith {
 export interface SharingUseCases {
   /** The caller's own right on each object that he may see; those that he may not see are left out. */
   accessTo(caller: Caller, kind: SharedKind, ids: readonly string[]): Promise<ReadonlyMap<string, Access>>;
+  /** The same of objects that the caller has just been shown: no query, but for guests. */
+  accessToShown(caller: Caller, kind: SharedKind, ids: readonly string[]): Promise<ReadonlyMap<string, Access>>;
   /** The guests that objects were granted to, for who may see that: admins and operators all, others themselves. */
   grantees(caller: Caller, ids: readonly string[]): Promise<ReadonlyMap<string, readonly SharedWith[]>>;
 }

@@ -60,7 +60,7 @@ export function fakeService(given: FakeServices): Service {
   return {
     queries: { list: refuse, ...given.queries },
     numbers: { idOf: refuse, numbersOf: refuse, ...given.numbers },
-    sharing: { accessTo: refuse, grantees: refuse, ...given.sharing },
+    sharing: { accessTo: refuse, accessToShown: refuse, grantees: refuse, ...given.sharing },
     machines: {
       ...crud,
       departed: refuse,
