@@ -13,6 +13,8 @@ export const MiB = 1024 * 1024;
 
 export interface Answer {
   readonly status: number;
+  /** The reason phrase. */
+  readonly reason: string;
   readonly headers: IncomingHttpHeaders;
   readonly text: string;
   /** The body as JSON. */
@@ -81,9 +83,10 @@ export class DialectRig implements AsyncDisposable {
         answer.on('error', reject);
         answer.on('end', () => {
           const text = Buffer.concat(chunks).toString('utf8');
-          const { statusCode = 0 } = answer;
+          const { statusCode = 0, statusMessage = '' } = answer;
           resolve({
             status: statusCode,
+            reason: statusMessage,
             headers: answer.headers,
             text,
             get json() {
