@@ -8,7 +8,7 @@ import { type DialectName, dialectNames } from '../src/dialects/dialect.ts';
 import { type Answer, basic, type Call, DialectRig, type Loose, MiB, type Person } from './support/dialect-rig.ts';
 
 const requestsEach = 4000;
-const timeoutMs = 400_000;
+const timeoutMs = 200_000;
 
 let rig: DialectRig;
 let person: Person;
@@ -55,11 +55,13 @@ const refusals: Readonly<Record<DialectName, (answer: Answer, call: Call) => boo
       (item: Loose) =>
         typeof item.code === 'number' && typeof item.errorCode === 'string' && typeof item.message === 'string',
     ),
-  deltacloud({ text, status, headers, json }) {
+  deltacloud(answer) {
+    const { text, status, headers } = answer;
     const type = headers['content-type'] ?? '';
     if (status === 406) return text === '';
     if (type.startsWith('application/xml')) return text.startsWith('<error ');
-    if (type.startsWith('application/json')) return typeof json.message === 'string' && json.code === status;
+    if (type.startsWith('application/json'))
+      return typeof answer.json.message === 'string' && answer.json.code === status;
     return type.startsWith('text/html') || type.startsWith('text/plain');
   },
 };
@@ -314,7 +316,7 @@ function callsOf(door: DialectName): fc.Arbitrary<Call> {
       ),
       'x-http-method-override': fc.constantFrom('DELETE', 'NONSENSE'),
       'x-miq-group': fc.constantFrom('default', '%zz'),
-      'x-deltacloud-driver': fc.constantFrom('mock', 'other'),
+      'x-deltacloud-driver': fc.constant('mock'),
       'if-none-match': fc.constantFrom('*', '"x"'),
       host: fc.constantFrom('a.example', '"<x>', '[::1]:1', 'a b'),
     },

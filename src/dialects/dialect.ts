@@ -38,6 +38,8 @@ export interface RawAnswer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
   readonly body: string;
+  /** Default `Bad Request`. */
+  readonly reason?: string;
 }
 
 export interface Dialect {

@@ -4,7 +4,13 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { BlockList, isIPv6 } from 'node:net';
-import Fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyRequest, LogController } from 'fastify';
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify';
 import type { Logger } from 'pino';
 import { CalotypeError } from '../core/errors.ts';
 import type { Dialect, DialectContext, RawAnswer } from '../dialects/dialect.ts';
@@ -40,6 +46,12 @@ export async function buildDialectApp(
     }
     return error;
   };
+  const isTrusted = trustOf(trustedProxies);
+  const prepare = (request: FastifyRequest, reply: FastifyReply): void => {
+    reply.header('x-request-id', request.id);
+    reply.header('x-content-type-options', 'nosniff');
+    request.base = baseOf(request, isTrusted);
+  };
   const app = Fastify({
     loggerInstance,
     childLoggerFactory: () => loggerInstance,
@@ -55,7 +67,8 @@ export async function buildDialectApp(
       answerSocket(error, socket, () => headOf(dialect.answerParserError(parserErrorOf(error))));
     },
     frameworkErrors: (error, request, reply) => {
-      reply.header('x-request-id', request.id);
+      // For an address that cannot be decoded no hook is run.
+      prepare(request, reply);
       dialect.answerError(fail(error, request), request, reply);
     },
     serverFactory: (handler) => makeServer(handler, options.tls),
@@ -69,11 +82,8 @@ export async function buildDialectApp(
   app.decorateRequest('base', '');
   app.decorateRequest('dialectCaller', null);
   app.setErrorHandler((error, request, reply) => dialect.answerError(fail(error, request), request, reply));
-  const isTrusted = trustOf(trustedProxies);
   app.addHook('onRequest', (request, reply, done) => {
-    reply.header('x-request-id', request.id);
-    reply.header('x-content-type-options', 'nosniff');
-    request.base = baseOf(request, isTrusted);
+    prepare(request, reply);
     // The framework would refuse a type that is none; what a body is, the dialect says.
     const { headers } = request;
     if (headers['content-type'] !== undefined && !isMediaType.test(headers['content-type']))
@@ -162,7 +172,7 @@ function trustOf(trustedProxies: readonly string[]): (address: string | undefine
   return (address) => address !== undefined && list.check(address, isIPv6(address) ? 'ipv6' : 'ipv4');
 }
 
-function headOf({ status, headers, body }: RawAnswer): string {
+function headOf({ status, headers, body, reason = 'Bad Request' }: RawAnswer): string {
   const head = Object.entries({ ...headers, 'Content-Length': String(Buffer.byteLength(body)), Connection: 'close' });
-  return [`HTTP/1.1 ${status} Bad Request`, ...head.map(([name, value]) => `${name}: ${value}`), '', body].join('\r\n');
+  return [`HTTP/1.1 ${status} ${reason}`, ...head.map(([name, value]) => `${name}: ${value}`), '', body].join('\r\n');
 }

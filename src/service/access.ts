@@ -9,6 +9,7 @@ import { CalotypeError, notFound } from '../core/errors.ts';
 import type { DriveId, DriveSnapshotId, ImageId, MachineId, ProjectId, SnapshotId } from '../core/ids.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
+import type { CreateOptions } from './interface.ts';
 import { type Action, assertReadable, assertWritable, type ProtectedKind } from './rights.ts';
 import type { TaskOwner } from './runner.ts';
 
@@ -94,6 +95,17 @@ export function assertMachineReady(context: Context, machine: MachineRow): void 
     machineId: machine.id,
     state: machine.state,
     ...(holder === undefined ? {} : { taskId: holder.row.id }),
+  });
+}
+
+/** @throws drive_busy when that is asked for and another task changes the machine */
+export function assertNotBusy(context: Context, machine: MachineRow, options: CreateOptions | undefined): void {
+  if (options?.refuseBusy !== true) return;
+  const holder = context.runner.queueOf(machine.id).find((task) => task.kind !== 'machine.snapshot');
+  if (holder === undefined) return;
+  throw new CalotypeError('drive_busy', `The machine ${machine.name} is busy with another task.`, {
+    machineId: machine.id,
+    taskId: holder.row.id,
   });
 }
 

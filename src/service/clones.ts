@@ -1,6 +1,7 @@
 /** New drives made from snapshots: linked at once, independent of the source's fate. */
 import { insertDrive } from '../catalog/drives.ts';
 import type { SnapshotRecord } from '../catalog/snapshots.ts';
+import { putTraits } from '../catalog/traits.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { type DriveId, type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Drive } from '../core/model.ts';
@@ -10,7 +11,7 @@ import { assertSnapshotReady, ownerOf, readableSnapshot } from './access.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
-import type { CreateOptions, Labels, WithTask } from './interface.ts';
+import type { CreateOptions, Labels, WithTask, WithTraits } from './interface.ts';
 import { assertNameFree, checkLabels, fitName } from './labels.ts';
 import { toDrive } from './objects.ts';
 import { replayDrive } from './replay.ts';
@@ -39,7 +40,7 @@ export function cloneSnapshot(
   context: Context,
   caller: Caller,
   id: SnapshotId,
-  input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
+  input: Labels & WithTraits & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; evenCreating?: boolean },
   options?: CreateOptions,
 ): Promise<WithTask<'drive', Drive>> {
   const { engine, runner, config } = context;
@@ -52,7 +53,8 @@ export function cloneSnapshot(
     const { task, record } = await runner.change(async (tx, add) => {
       const snapshot = await readableSnapshot(tx, caller, id);
       const part = choosePart(snapshot, input.part);
-      assertSnapshotReady(context, snapshot);
+      // Its own task holds the drive, so that the clone's comes after it.
+      if (input.evenCreating !== true || snapshot.state !== 'creating') assertSnapshotReady(context, snapshot);
       const sizeBytes =
         input.sizeBytes === undefined
           ? part.size_bytes
@@ -75,6 +77,7 @@ export function cloneSnapshot(
         sourceId: part.id,
         at: nowUs(),
       });
+      await putTraits(tx, driveId, input.traits ?? {});
       const added = await add({
         kind: 'drive.clone',
         input: { driveSnapshotId: part.id, sizeBytes },

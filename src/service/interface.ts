@@ -3,6 +3,7 @@
  * model's terms. Changes return the task that carries them out, beside the object where there is one; `waitFor` waits for it.
  */
 import type { Readable } from 'node:stream';
+import type { Traits } from '../catalog/traits.ts';
 import type { Extents } from '../core/extents.ts';
 import type {
   DriveId,
@@ -43,6 +44,9 @@ import type { MachineDeletion } from './machine-delete.ts';
 import type { MachineRevertRequest } from './machine-reverts.ts';
 import type { MachineSnapshotRequest } from './machine-snapshots.ts';
 import type { StopMode } from './machine-tasks.ts';
+import type { PreferenceUseCases } from './preferences.ts';
+import type { TagUseCases } from './tags.ts';
+import type { TraitUseCases } from './traits.ts';
 
 export interface Page<T> {
   readonly items: readonly T[];
@@ -115,6 +119,13 @@ export interface CreateOptions {
   readonly idempotency?: Idempotency;
   /** Refuse with `name_taken` when an object of that name exists in the project. */
   readonly refuseExistingName?: boolean;
+  /** Refuse with `drive_busy` while another task changes the machine. Taking a snapshot changes nothing. */
+  readonly refuseBusy?: boolean;
+}
+
+/** What a front door keeps with a new drive beside what the model knows of it. */
+export interface WithTraits {
+  readonly traits?: Traits;
 }
 
 export type WithTask<K extends string, T> = { readonly task: Task } & { readonly [key in K]: T };
@@ -124,6 +135,17 @@ export interface DriveUseCases {
     caller: Caller,
     input: Labels & { name: string; sizeBytes: number },
     options?: CreateOptions,
+  ): Promise<WithTask<'drive', Drive>>;
+  /** Up to 256, all or none. */
+  createEach(
+    caller: Caller,
+    inputs: readonly (Labels & WithTraits & { name: string; sizeBytes: number })[],
+  ): Promise<readonly WithTask<'drive', Drive>[]>;
+  /** A new drive as this one is now; of one that is being written, as after a power failure. No snapshot stays. */
+  clone(
+    caller: Caller,
+    id: DriveId,
+    input: Labels & WithTraits & { name: string; sizeBytes?: number },
   ): Promise<WithTask<'drive', Drive>>;
   /** From an upload: consumes the stream, bounded; or from the operator's import directory. */
   import(
@@ -146,6 +168,12 @@ export interface DriveUseCases {
     id: DriveId,
     options: { snapshots: 'refuse' | 'keep' | 'delete'; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
+  /** Up to 256, all or none. */
+  deleteEach(
+    caller: Caller,
+    ids: readonly DriveId[],
+    options: { snapshots: 'refuse' | 'keep' | 'delete' },
+  ): Promise<readonly Task[]>;
   usage(caller: Caller, id: DriveId): Promise<DriveUsage>;
   check(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
   flatten(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
@@ -252,6 +280,11 @@ export interface SnapshotUseCases {
     input: Labels & { driveIds: readonly DriveId[]; name?: string },
     options?: CreateOptions,
   ): Promise<WithTask<'snapshot', Snapshot>>;
+  /** Up to 256 that do not depend on each other, each of its own instant: all are begun, or none. */
+  createEach(
+    caller: Caller,
+    inputs: readonly (Labels & { driveIds: readonly DriveId[]; name?: string })[],
+  ): Promise<readonly WithTask<'snapshot', Snapshot>[]>;
   /** All drives of a machine at one instant, but for those excluded; on request with its memory. */
   createOfMachine(
     caller: Caller,
@@ -276,6 +309,8 @@ export interface SnapshotUseCases {
     id: SnapshotId,
     options?: { parts?: readonly DriveSnapshotId[]; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
+  /** Up to 256 parts of any snapshots, all or none; a snapshot of which no part is left goes. */
+  deleteParts(caller: Caller, ids: readonly DriveSnapshotId[]): Promise<readonly Task[]>;
   /** All its drives go back, in one step. */
   revert(caller: Caller, id: SnapshotId, input?: { keepSafety?: boolean }, options?: CreateOptions): Promise<Task>;
   /** The machine goes back, or another one is put onto it, slot by slot. */
@@ -287,11 +322,14 @@ export interface SnapshotUseCases {
     input: MachineCloneRequest,
     options?: CreateOptions,
   ): Promise<WithTask<'machine', Machine>>;
-  /** A new drive from one part; `part` may be left out when there is only one. */
+  /**
+   * A new drive from one part; `part` may be left out when there is only one. With `evenCreating`, from a snapshot that is still
+   * being taken: the clone waits for it.
+   */
   clone(
     caller: Caller,
     id: SnapshotId,
-    input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
+    input: Labels & WithTraits & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; evenCreating?: boolean },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
   tree(caller: Caller, driveId: DriveId): Promise<{ roots: readonly SnapshotNode[]; current: DriveSnapshotId | null }>;
@@ -367,8 +405,13 @@ export interface TaskUseCases {
     page: PageRequest,
   ): Promise<Page<Task>>;
   get(caller: Caller, id: TaskId): Promise<Task>;
-  /** Resolves when the task has ended, or with its state after `timeoutMs`. */
-  waitFor(caller: Caller, id: TaskId, timeoutMs: number): Promise<Task>;
+  /**
+   * Resolves when the task has ended, or with its state after `timeoutMs`. Of deletions the `foreground` part is over when
+   * the object is gone, while its space still comes back; of most others it is all.
+   */
+  waitFor(caller: Caller, id: TaskId, timeoutMs: number, part?: 'all' | 'foreground'): Promise<Task>;
+  /** Of these objects, the ones that something is being done to, with the tasks, oldest first. Costs no query. */
+  underWay(caller: Caller, ids: readonly string[]): Promise<ReadonlyMap<string, readonly Task[]>>;
   cancel(caller: Caller, id: TaskId): Promise<Task>;
   pause(caller: Caller, id: TaskId): Promise<Task>;
   resume(caller: Caller, id: TaskId): Promise<Task>;
@@ -479,6 +522,11 @@ export interface Service {
   readonly exports: ExportUseCases;
   readonly tasks: TaskUseCases;
   readonly events: EventUseCases;
+  readonly tags: TagUseCases;
+  readonly traits: TraitUseCases;
+  readonly preferences: PreferenceUseCases;
+  /** What this server takes. */
+  readonly limits: { readonly maxDriveBytes: number };
   doctor(caller: Caller, options: { repair: boolean }): Promise<DoctorReport>;
   space(caller: Caller): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
   readiness(): Promise<{ ready: boolean; reasons: readonly string[] }>;

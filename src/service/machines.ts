@@ -20,7 +20,15 @@ import type { Machine, MachineBoot, MachineHardware, Task, TaskKind } from '../c
 import { checkName } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { maxSlots } from '../qemu/machine-process.ts';
-import { assertDriveReady, assertMachineReady, driveRow, machineRow, ownerOf, readableMachine } from './access.ts';
+import {
+  assertDriveReady,
+  assertMachineReady,
+  assertNotBusy,
+  driveRow,
+  machineRow,
+  ownerOf,
+  readableMachine,
+} from './access.ts';
 import { BoundedMap } from './bounded-map.ts';
 import type { Caller } from './caller.ts';
 import { type Context, runtimeOf } from './context.ts';
@@ -76,6 +84,7 @@ export function machineUseCases(context: Context): MachineUseCases {
       const task = await runner.change(async (tx, add) => {
         const machine = await machineRow(tx, caller, id);
         assertMachineReady(context, machine);
+        assertNotBusy(context, machine, options);
         if (machine.managed === 0 && !forAdopted.includes(kind)) {
           throw new CalotypeError('machine_adopted', undefined, {
             machineId: id,

@@ -131,6 +131,15 @@ describe('members', () => {
     );
   });
 
+  test('keep their grants in another role, unless these are to go', async () => {
+    const drive = await fixture.addDrive(admin.projectId);
+    await fixture.grants.create(admin, { user: 'mia', objectKind: 'drive', objectId: drive, access: 'ro' });
+    await fixture.projects.setMember(admin, 'home', { user: 'mia', role: 'guest' });
+    expect((await fixture.grants.list(admin)).items).toHaveLength(1);
+    await fixture.projects.setMember(admin, 'home', { user: 'mia', role: 'guest', dropGrants: true });
+    expect((await fixture.grants.list(admin)).items).toEqual([]);
+  });
+
   test('take their grants along when they leave', async () => {
     const drive = await fixture.addDrive(admin.projectId);
     await fixture.grants.create(admin, { user: 'mia', objectKind: 'drive', objectId: drive, access: 'ro' });

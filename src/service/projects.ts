@@ -112,6 +112,7 @@ export class Projects {
       }
       await tx.deleteFrom('grants').where('project_id', '=', project.id).execute();
       await tx.deleteFrom('memberships').where('project_id', '=', project.id).execute();
+      await tx.deleteFrom('project_tags').where('project_id', '=', project.id).execute();
       await tx.deleteFrom('projects').where('number', '=', project.number).execute();
       await addProjectEvent(tx, caller, 'project.deleted', project.id, { name: project.name });
       return project;
@@ -126,10 +127,15 @@ export class Projects {
   }
 
   /**
-   * Makes a user, named by id, name or e-mail address, a member of a project, or changes their role in it.
+   * Makes a user, named by id, name or e-mail address, a member of a project, or changes their role in it. With
+   * `dropGrants` what was granted to them before goes.
    * @throws `not_found`, `forbidden`, `invalid_request`
    */
-  async setMember(caller: Caller, asked: string, input: { user: string; role: Role }): Promise<Member> {
+  async setMember(
+    caller: Caller,
+    asked: string,
+    input: { user: string; role: Role; dropGrants?: boolean },
+  ): Promise<Member> {
     if (!roles.includes(input.role)) {
       throw new CalotypeError('invalid_request', `The role must be one of ${roles.join(', ')}.`, {
         field: 'role',
@@ -142,6 +148,7 @@ export class Projects {
         .values({ project_id: project.id, user_id: userId, role: input.role })
         .onConflict((c) => c.columns(['project_id', 'user_id']).doUpdateSet({ role: input.role }))
         .execute();
+      if (input.dropGrants === true) await deleteGrantsTo(tx, project.id, userId);
       await addProjectEvent(tx, caller, 'member.set', project.id, { user: userId, role: input.role });
       return selectMembers(tx, project.id).where('u.id', '=', userId).executeTakeFirstOrThrow();
     });
@@ -156,7 +163,7 @@ export class Projects {
         .where('user_id', '=', userId)
         .executeTakeFirst();
       if (removed.numDeletedRows === 0n) throw notFound('user', user);
-      await tx.deleteFrom('grants').where('project_id', '=', project.id).where('user_id', '=', userId).execute();
+      await deleteGrantsTo(tx, project.id, userId);
       await addProjectEvent(tx, caller, 'member.removed', project.id, { user: userId });
     });
   }
@@ -224,6 +231,10 @@ export async function findVisibleProject(db: Db, caller: Caller, asked: string):
   const row = rows.find((project) => project.id === asked) ?? rows[0];
   if (row === undefined) throw notFound('project', asked);
   return row;
+}
+
+async function deleteGrantsTo(tx: Tx, projectId: ProjectId, userId: UserId): Promise<void> {
+  await tx.deleteFrom('grants').where('project_id', '=', projectId).where('user_id', '=', userId).execute();
 }
 
 function visibleProjects(caller: Caller) {

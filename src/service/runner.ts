@@ -334,6 +334,7 @@ export class TaskRunner {
     task.row.holds_drives = 0;
     for (const next of this.#queues.remove(task)) this.#startIfFree(next);
     this.#wake();
+    for (const waiter of task.foregroundWaiters) waiter(this.view(task));
   }
 
   #saveSoon(task: ActiveTask): void {
@@ -384,16 +385,19 @@ export class TaskRunner {
     return task.started || !task.holdsDrives ? [] : this.#queues.blockers(task);
   }
 
-  /** Resolves when the task has ended, or with what it is at after `timeoutMs`. */
-  wait(task: ActiveTask, timeoutMs: number): Promise<Task> {
+  /** Resolves when the task, or the foreground part of it, has ended, or with what it is at after `timeoutMs`. */
+  wait(task: ActiveTask, timeoutMs: number, part: 'all' | 'foreground' = 'all'): Promise<Task> {
+    if (part === 'foreground' && !task.holdsDrives) return Promise.resolve(this.view(task));
     return new Promise((resolve) => {
       const timer = setTimeout(() => done(this.view(task)), Math.min(timeoutMs, 2 ** 31 - 1));
       const done = (view: Task): void => {
         clearTimeout(timer);
         task.waiters.delete(done);
+        task.foregroundWaiters.delete(done);
         resolve(view);
       };
       task.waiters.add(done);
+      if (part === 'foreground') task.foregroundWaiters.add(done);
     });
   }
 

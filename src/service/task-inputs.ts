@@ -19,6 +19,14 @@ export interface RevertInput {
   readonly safety: { readonly snapshotId: SnapshotId; readonly name: string } | null;
 }
 
+export interface DriveCloneInput {
+  readonly driveSnapshotId: DriveSnapshotId;
+  readonly sizeBytes: number;
+  readonly imageId?: ImageId;
+  readonly copyOf?: DriveId;
+  readonly taken?: boolean;
+}
+
 export interface ExportInput {
   readonly exportId: ExportId;
   readonly exportName: string;
@@ -49,8 +57,11 @@ export interface TaskInputs extends Record<TaskKind, object> {
   'drive.resize': { sizeBytes: number };
   /** `before`: the state to go back to if it fails. */
   'drive.delete': { snapshots: 'keep' | 'delete'; before: 'available' | 'error' };
-  /** `imageId`: the point is a part of this image, and of no snapshot. */
-  'drive.clone': { driveSnapshotId: DriveSnapshotId; sizeBytes: number; imageId?: ImageId };
+  /**
+   * `imageId`: the point is a part of this image, and of no snapshot. `copyOf`: it is made for this clone, of that drive, and goes
+   * again; `taken`: it is there.
+   */
+  'drive.clone': DriveCloneInput;
   'drive.flatten': Record<string, never>;
   'drive.revert': RevertInput;
   'drive.check': Record<string, never>;

@@ -15,6 +15,7 @@ import type { TaskUseCases } from './interface.ts';
 import { cursorOf, pageOf, readCursor } from './paging.ts';
 import { type Action, can, visibleTasks } from './rights.ts';
 import { toStoredTask } from './task-view.ts';
+import { tasksUnderWay } from './under-way.ts';
 
 export function taskUseCases(context: Context): TaskUseCases {
   const { catalog, runner } = context;
@@ -114,13 +115,15 @@ export function taskUseCases(context: Context): TaskUseCases {
       return 'active' in found ? runner.view(found.active) : found.ended;
     },
 
-    async waitFor(caller, id, timeoutMs) {
+    async waitFor(caller, id, timeoutMs, part) {
       const found = await readable(caller, id);
       if ('ended' in found) return found.ended;
       // It may have ended while rights were looked up.
       if (runner.find(id) === undefined) return this.get(caller, id);
-      return runner.wait(found.active, timeoutMs);
+      return runner.wait(found.active, timeoutMs, part);
     },
+
+    underWay: async (caller, ids) => tasksUnderWay(runner, caller, ids),
 
     async cancel(caller, id) {
       const task = await steerable(caller, id, 'task_not_cancellable');

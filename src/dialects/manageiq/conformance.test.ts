@@ -231,9 +231,10 @@ describe('authentication', () => {
 
   test('tokens of the native API do as tokens and as bearers', async () => {
     const { token } = client.rig.admin;
-    const asToken = client.with({ 'x-auth-token': token });
-    const asBearer = client.with({ authorization: `Bearer ${token}` });
-    for (const known of [asToken, asBearer]) expect((await known.get('/api/vms')).status).toBe(200);
+    const forms: Record<string, string>[] = [{ 'x-auth-token': token }, { authorization: `Bearer ${token}` }];
+    for (const headers of forms) {
+      expect((await client.with(headers).get('/api/vms')).status).toBe(200);
+    }
     expect((await client.with({ authorization: 'Bearer nonsense' }).get('/api/vms')).status).toBe(401);
   });
 
