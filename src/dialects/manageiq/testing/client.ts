@@ -27,7 +27,7 @@ function hold(key: string, schema: () => TSchema, answer: Answer, what: string):
 
 const collections = ['vms', 'instances', 'tasks', 'snapshots', 'cloud_volumes', 'cloud_volume_snapshots'];
 
-/** Which schema an answer must meet. */
+/** What an answer must be, beside its schema. */
 function check(method: string, path: string, body: unknown, answer: Answer): void {
   const what = `${method} ${path} -> ${answer.status}`;
   expect(answer.headers, what).toMatchObject({
@@ -42,28 +42,30 @@ function check(method: string, path: string, body: unknown, answer: Answer): voi
   }
   if (path === '/api/ping') return;
   expect(answer.headers['content-type'], what).toBe('application/json; charset=utf-8');
+  const [key, schema] = schemaOf(method, path, body, answer);
+  hold(key, schema, answer, what);
+}
+
+/** Which schema an answer must meet, by a name that is its own. */
+function schemaOf(method: string, path: string, body: unknown, { status, json }: Answer): [string, () => TSchema] {
   const [address = '', query = ''] = path.split('?');
-  const segments = address
-    .replace(/\/{2,}/g, '/')
-    .split('/')
-    .filter((segment) => segment !== '' && segment !== 'api' && segment !== 'manageiq' && !/^v\d/.test(segment));
+  const segments = address.split('/').filter((part) => part !== '' && part !== 'api' && !/^v\d/.test(part));
   const collection = segments.findLast((segment) => collections.includes(segment)) ?? '';
   const chosen = /(^|&)attributes=[^&]/.test(query);
-  const isAction = answer.json.success !== undefined || (answer.json.results !== undefined && method === 'POST');
-  if (answer.status >= 400 && !isAction) return hold('error', () => errorSchema, answer, what);
-  if (method === 'OPTIONS') return hold('options', () => optionsSchema, answer, what);
-  if (segments.length === 0) return hold('entry', () => entrySchema, answer, what);
-  if (address.endsWith('/auth')) return hold('token', () => tokenSchema, answer, what);
-  if (address.endsWith('/product_info')) return hold('product', () => productSchema, answer, what);
+  const isAction = json.success !== undefined || (json.results !== undefined && method === 'POST');
+  if (status >= 400 && !isAction) return ['error', () => errorSchema];
+  if (method === 'OPTIONS') return ['options', () => optionsSchema];
+  if (segments.length === 0) return ['entry', () => entrySchema];
+  if (address.endsWith('/auth')) return ['token', () => tokenSchema];
+  if (address.endsWith('/product_info')) return ['product', () => productSchema];
   const key = `${collection}${chosen ? '?' : ''}`;
   if (method === 'POST') {
-    const { action } = typeof body === 'object' && body !== null ? (body as { action?: unknown }) : {};
-    if (action === 'query') return hold(`found ${key}`, () => foundSchema(collection, chosen), answer, what);
-    if (answer.json.results === undefined) return hold('result', () => actionResultSchema, answer, what);
-    return hold('results', () => resultsSchema, answer, what);
+    const isQuery = typeof body === 'object' && body !== null && Reflect.get(body, 'action') === 'query';
+    if (isQuery) return [`found ${key}`, () => foundSchema(collection, chosen)];
+    return json.results === undefined ? ['result', () => actionResultSchema] : ['results', () => resultsSchema];
   }
-  if (segments.at(-1) === collection) return hold(`list ${key}`, () => listSchema(collection, chosen), answer, what);
-  return hold(`one ${key}`, () => resourceSchema(collection, chosen), answer, what);
+  if (segments.at(-1) === collection) return [`list ${key}`, () => listSchema(collection, chosen)];
+  return [`one ${key}`, () => resourceSchema(collection, chosen)];
 }
 
 export class TestClient implements AsyncDisposable {
@@ -121,15 +123,11 @@ export class TestClient implements AsyncDisposable {
   }
 
   /** A task at its end. */
-  async finished(taskId: string): Promise<{ status: string; message: string; name: string }> {
-    let task: Answer | undefined;
-    await expect
-      .poll(async () => {
-        task = await this.get(`/api/tasks/${taskId}`);
-        return task.json.state;
-      })
-      .toBe('Finished');
-    return task?.json;
+  async finished(taskId: string): Promise<{ status: string; message: string; name: string; state: string }> {
+    await this.rig.settled();
+    const { json } = await this.get(`/api/tasks/${taskId}`);
+    expect(json.state).toBe('Finished');
+    return json;
   }
 
   /** What is asked for is done. */
