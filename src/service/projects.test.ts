@@ -39,6 +39,19 @@ describe('projects', () => {
     ]);
   });
 
+  test('say what they are for', async () => {
+    const { projects, operator } = fixture;
+    expect((await projects.create(operator, { name: 'plain' })).description).toBe('');
+    const lab = await projects.create(operator, { name: 'lab', description: 'for trying out' });
+    expect(await projects.get(operator, 'lab')).toMatchObject({ description: 'for trying out' });
+    expect(await projects.update(operator, 'lab', { name: 'works' })).toMatchObject({ description: lab.description });
+    expect(await projects.update(operator, 'works', { description: '' })).toMatchObject({
+      name: 'works',
+      description: '',
+    });
+    await expectError(projects.create(operator, { name: 'x', description: 'x'.repeat(5000) }), 'invalid_request');
+  });
+
   test('are not the business of others; foreign ones look missing', async () => {
     await expectError(fixture.projects.create(admin, { name: 'lab' }), 'forbidden');
     await expectError(fixture.projects.update(admin, 'home', { name: 'mine' }), 'forbidden');

@@ -8,7 +8,7 @@ import { computeOffering, network } from './fixed.ts';
 import { type Fields, idOf } from './parse.ts';
 import { instanceState, MiB, presentInstance, presentList, presentSingleInstance, rootOf } from './present.ts';
 import type { InstanceBody, SingleInstanceBody } from './schemas.ts';
-import { distinct, imageNames, orUndefined, readList, type Scope } from './scope.ts';
+import { distinct, findImages, orUndefined, readList, type Scope } from './scope.ts';
 
 const sortable = {
   id: 'id',
@@ -25,14 +25,14 @@ function findInstance({ service, caller }: Scope, text: string): Promise<Machine
 
 export async function listInstances(scope: Scope): Promise<object> {
   const { items, metadata } = await readList(scope, 'machine', sortable);
-  const names = await imageNames(scope, distinct<ImageId>(items.map((machine) => machine.imageId)));
+  const images = await findImages(scope, distinct<ImageId>(items.map((machine) => machine.imageId)));
   const work = scope.service.tasks.underWay(
     scope.caller,
     items.map((machine) => machine.id),
   );
   return presentList(
     items.map((machine) => {
-      const imageName = machine.imageId === null ? undefined : names.get(machine.imageId);
+      const imageName = machine.imageId === null ? undefined : images.get(machine.imageId)?.name;
       return presentInstance(machine, work.get(machine.id), imageName);
     }),
     metadata,

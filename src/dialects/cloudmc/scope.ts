@@ -2,8 +2,8 @@
 import type { FastifyRequest } from 'fastify';
 import { CalotypeError } from '../../core/errors.ts';
 import { type DriveId, type ImageId, isUuid, type MachineId } from '../../core/ids.ts';
-import type { Drive } from '../../core/model.ts';
-import { always, type Condition, never, type QueryFields, type QueryKind } from '../../core/query.ts';
+import type { Drive, Image, Machine } from '../../core/model.ts';
+import { type Condition, never, type QueryFields, type QueryKind } from '../../core/query.ts';
 import type { Caller } from '../../service/caller.ts';
 import type { QueriedObjects, Service } from '../../service/interface.ts';
 import { readListRequest } from './parse.ts';
@@ -14,13 +14,6 @@ export interface Scope {
   /** In the environment that the path names. */
   readonly caller: Caller;
   readonly request: FastifyRequest;
-}
-
-/** Above so many ids all objects are asked for: that is cheaper, and a database takes only so many values. */
-const maxIds = 500;
-
-export function oneOf<F extends 'id' | 'driveId' | 'machineId'>(field: F, ids: readonly string[]): Condition<F> {
-  return ids.length > maxIds ? always : { field, op: 'in', values: ids };
 }
 
 /** What refers to one object; nothing does to what is no id. */
@@ -69,22 +62,51 @@ export async function instanceNameOf({ service, caller }: Scope, drive: Drive): 
   return (await orUndefined(service.machines.get(caller, attachedTo.machineId)))?.name;
 }
 
-export async function instanceNames(
-  { service, caller }: Scope,
-  ids: readonly MachineId[],
-): Promise<ReadonlyMap<MachineId, string>> {
-  if (ids.length === 0) return new Map();
-  const found = await service.queries.list(caller, 'machine', { where: oneOf('id', ids), limit: null });
-  return new Map(found.items.map((machine) => [machine.id, machine.name]));
+/** Single objects are remembered by the service, so that few of them are quicker had one by one than by a list. */
+const fewObjects = 100;
+
+async function foundOf<T extends { readonly id: Id }, Id extends string>(
+  ids: readonly Id[],
+  get: (id: Id) => Promise<T>,
+  list: () => Promise<{ readonly items: readonly T[] }>,
+): Promise<ReadonlyMap<Id, T>> {
+  const found = new Map<Id, T>();
+  if (ids.length > fewObjects) {
+    for (const item of (await list()).items) found.set(item.id, item);
+    return found;
+  }
+  for (const item of await Promise.all(ids.map((id) => orUndefined(get(id))))) {
+    if (item !== undefined) found.set(item.id, item);
+  }
+  return found;
 }
 
-export async function imageNames(
+/** Those that are there, and the caller's to see. */
+export function findDrives({ service, caller }: Scope, ids: readonly DriveId[]): Promise<ReadonlyMap<DriveId, Drive>> {
+  return foundOf(
+    ids,
+    (id) => service.drives.get(caller, id),
+    () => service.queries.list(caller, 'drive', { limit: null }),
+  );
+}
+
+export function findMachines(
   { service, caller }: Scope,
-  ids: readonly ImageId[],
-): Promise<ReadonlyMap<ImageId, string>> {
-  if (ids.length === 0) return new Map();
-  const found = await service.queries.list(caller, 'image', { where: oneOf('id', ids), limit: null });
-  return new Map(found.items.map((image) => [image.id, image.name]));
+  ids: readonly MachineId[],
+): Promise<ReadonlyMap<MachineId, Machine>> {
+  return foundOf(
+    ids,
+    (id) => service.machines.get(caller, id),
+    () => service.queries.list(caller, 'machine', { limit: null }),
+  );
+}
+
+export function findImages({ service, caller }: Scope, ids: readonly ImageId[]): Promise<ReadonlyMap<ImageId, Image>> {
+  return foundOf(
+    ids,
+    (id) => service.images.get(caller, id),
+    () => service.queries.list(caller, 'image', { limit: null }),
+  );
 }
 
 export function distinct<T extends DriveId | MachineId | ImageId>(ids: readonly (T | null | undefined)[]): T[] {

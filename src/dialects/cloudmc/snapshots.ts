@@ -4,7 +4,7 @@
  */
 import { CalotypeError, notFound } from '../../core/errors.ts';
 import type { DriveId, DriveSnapshotId } from '../../core/ids.ts';
-import type { Drive, Task } from '../../core/model.ts';
+import type { Task } from '../../core/model.ts';
 import { always, type Condition, type QueryFields } from '../../core/query.ts';
 import { nowUs } from '../../core/time.ts';
 import type { PartOfSnapshot } from '../../service/interface.ts';
@@ -12,7 +12,7 @@ import { fitName } from '../../service/labels.ts';
 import { type Fields, idOf, queryText } from './parse.ts';
 import { nameTime, presentList, presentSnapshot, templateFlags, templateTexts, volumeTypeOf } from './present.ts';
 import type { SnapshotBody } from './schemas.ts';
-import { distinct, instanceNameOf, oneOf, orUndefined, readList, type Scope, withId } from './scope.ts';
+import { distinct, findDrives, instanceNameOf, orUndefined, readList, type Scope, withId } from './scope.ts';
 import { assertVolumeReady, checkOffering, findInstanceId, findVolume, sizeOf } from './volumes.ts';
 
 const sortable = {
@@ -44,25 +44,18 @@ export async function getSnapshot(scope: Scope, id: string): Promise<object> {
 }
 
 export async function listSnapshots(scope: Scope): Promise<object> {
-  const { request, service, caller } = scope;
+  const { request, service } = scope;
   const volumeId = queryText(request, 'volume_id');
   const where: Condition<QueryFields['part']> = volumeId === undefined ? always : withId('driveId', volumeId);
   const { items, metadata } = await readList(scope, 'part', sortable, where);
-  const ids = distinct<DriveId>(items.map(({ part }) => part.driveId));
-  const work = service.tasks.underWay(caller, ids);
-  const roots = new Map<DriveId, Drive>();
-  if (ids.length > 0) {
-    const inRootSlot = { field: 'slot', op: 'eq', value: 0 } as const;
-    const found = await service.queries.list(caller, 'drive', {
-      where: { all: [inRootSlot, oneOf('id', ids)] },
-      limit: null,
-    });
-    for (const drive of found.items) roots.set(drive.id, drive);
-  }
+  // A snapshot of a machine knows the slot of its volume.
+  const alone = items.filter(({ snapshot }) => snapshot.machine === null);
+  const drives = await findDrives(scope, distinct<DriveId>(alone.map(({ part }) => part.driveId)));
+  const work = service.tasks.underWay(scope.caller, distinct<DriveId>(items.map(({ part }) => part.driveId)));
   return presentList(
     items.map((found) => {
       const { driveId } = found.part;
-      return presentSnapshot(found, work.get(driveId), volumeTypeOf(found, roots.get(driveId)));
+      return presentSnapshot(found, work.get(driveId), volumeTypeOf(found, drives.get(driveId)));
     }),
     metadata,
   );

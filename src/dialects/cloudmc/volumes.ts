@@ -8,7 +8,7 @@ import { diskOffering, zone } from './fixed.ts';
 import { type Fields, idOf, queryText } from './parse.ts';
 import { GiB, presentList, presentVolume, volumeState } from './present.ts';
 import type { VolumeBody } from './schemas.ts';
-import { distinct, instanceNameOf, instanceNames, readList, type Scope, withId } from './scope.ts';
+import { distinct, findMachines, instanceNameOf, readList, type Scope, withId } from './scope.ts';
 
 const sortable = {
   id: 'id',
@@ -42,12 +42,13 @@ export async function listVolumes(scope: Scope): Promise<object> {
   const instanceId = queryText(request, 'instance_id');
   if (instanceId !== undefined) conditions.push(withId('machineId', instanceId));
   const { items, metadata } = await readList(scope, 'drive', sortable, { all: conditions });
-  const names = await instanceNames(scope, distinct<MachineId>(items.map((drive) => drive.attachedTo?.machineId)));
+  const instances = await findMachines(scope, distinct<MachineId>(items.map((drive) => drive.attachedTo?.machineId)));
   const work = service.tasks.underWay(
     scope.caller,
     items.map((drive) => drive.id),
   );
-  const nameOf = ({ attachedTo }: Drive) => (attachedTo === null ? undefined : names.get(attachedTo.machineId));
+  const nameOf = ({ attachedTo }: Drive) =>
+    attachedTo === null ? undefined : instances.get(attachedTo.machineId)?.name;
   return presentList(
     items.map((drive) => presentVolume(drive, work.get(drive.id), nameOf(drive))),
     metadata,
