@@ -118,7 +118,8 @@ async function runClient(face: Face, name: string, ledger: Ledger): Promise<void
         ledger.clones.push((await face.clone?.(any.id, `clone ${mine}`)) ?? '');
       });
     }
-    if (any.name.startsWith('origin')) continue;
+    // Who makes one still waits for it.
+    if (any.name.startsWith('origin') || !ledger.kept.has(any.name)) continue;
     ledger.touched.add(any.name);
     if (await attempt('remove', () => face.remove(any.id))) {
       // One part of a machine's snapshot leaves the rest.

@@ -50,6 +50,8 @@ async function known(): Promise<readonly Known[]> {
 
 /** Every face shows the same. */
 async function expectAgreement(all: readonly Face[] = faces): Promise<void> {
+  // Some show that space is still coming back.
+  await rig.settled();
   const snapshots = await known();
   for (const face of all) {
     const shown = await face.list();

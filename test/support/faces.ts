@@ -53,7 +53,7 @@ export interface Face {
   clone?(id: string, name: string): Promise<string>;
 }
 
-const patienceMs = 50_000;
+const patienceMs = 120_000;
 
 /** Asks again until there is an answer. */
 async function until<T>(ask: () => Promise<T | undefined>, what: string): Promise<T> {
