@@ -238,4 +238,8 @@ create table preferences (
   `
 alter table tasks add column title text;
 `,
+  // What a project is for
+  `
+alter table projects add column description text not null default '';
+`,
 ];

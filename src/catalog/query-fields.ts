@@ -151,6 +151,7 @@ const drive: FieldTable<'drive'> = {
   machineId: text(holderOfDrive(sql`x.id`)),
   machineNumber: number(holderOfDrive(sql`x.number`)),
   machineName: text(holderOfDrive(sql`x.name`)),
+  slot: number(holderOfDrive(sql`a.slot`)),
 };
 
 const image: FieldTable<'image'> = {

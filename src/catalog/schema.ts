@@ -21,6 +21,7 @@ export interface ProjectsTable {
   number: Generated<number>;
   id: ProjectId;
   name: string;
+  description: Generated<string>;
   created_at: number;
   version: number;
 }

@@ -253,6 +253,8 @@ export interface Task {
   readonly progress: TaskProgress;
   readonly result: Readonly<Record<string, unknown>> | null;
   readonly error: StoredError | null;
+  /** What was asked for is done, and durable. A deletion goes on after that, to give its space back. */
+  readonly settled: boolean;
   readonly cancellable: boolean;
   readonly pausable: boolean;
   readonly speedLimitBytesPerSecond: number;

@@ -90,7 +90,9 @@ export interface QueryFields {
     | 'sourceNumber'
     | 'machineId'
     | 'machineNumber'
-    | 'machineName';
+    | 'machineName'
+    /** In the machine that it is attached to. */
+    | 'slot';
   image: Common | 'kind' | 'sizeBytes' | 'createdBy';
   /** `updatedAt`: when it ended, else began, else was asked for. */
   task:

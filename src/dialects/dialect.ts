@@ -29,6 +29,8 @@ export interface DialectContext {
   readonly authenticator: Pick<Authenticator, 'basic' | 'bearer' | 'identityOf' | 'callerFor'>;
   /** Of this program. */
   readonly version: string;
+  /** What CloudMC's paths name the server by. */
+  readonly cloudmcServiceCode: string;
   /** Aborted when the server begins to shut down. */
   readonly closing: AbortSignal;
 }

@@ -102,7 +102,16 @@ export async function assemble(config: Config, version: string, logger: Logger, 
     const closing = new AbortController();
     const apps: DialectApp[] = [];
     for (const dialect of dialects.filter(({ name }) => config.dialects.includes(name))) {
-      const context = { service, ...accounts, authenticator, sessions, version, closing: closing.signal };
+      const { cloudmcServiceCode } = config;
+      const context = {
+        service,
+        ...accounts,
+        authenticator,
+        sessions,
+        version,
+        cloudmcServiceCode,
+        closing: closing.signal,
+      };
       const built = await buildDialectApp(dialect, context, listening, logger);
       undo.push(closeApp(built.app, () => closing.abort()));
       apps.push(built);

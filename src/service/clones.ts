@@ -3,11 +3,12 @@ import { insertDrive } from '../catalog/drives.ts';
 import type { SnapshotRecord } from '../catalog/snapshots.ts';
 import { putTraits } from '../catalog/traits.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
-import { type DriveId, type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
+import { type DriveId, type DriveSnapshotId, type MachineId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Drive } from '../core/model.ts';
 import { checkName, checkSize } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { assertSnapshotReady, ownerOf, readableSnapshot } from './access.ts';
+import { addAttachment } from './attach-new.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
@@ -40,7 +41,14 @@ export function cloneSnapshot(
   context: Context,
   caller: Caller,
   id: SnapshotId,
-  input: Labels & WithTraits & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; evenCreating?: boolean },
+  input: Labels &
+    WithTraits & {
+      part?: DriveSnapshotId;
+      name?: string;
+      sizeBytes?: number;
+      evenCreating?: boolean;
+      attachTo?: MachineId;
+    },
   options?: CreateOptions,
 ): Promise<WithTask<'drive', Drive>> {
   const { engine, runner, config } = context;
@@ -87,8 +95,12 @@ export function cloneSnapshot(
         owner: ownerOf(caller, caller.projectId),
         event: { detail: { name, driveSnapshotId: part.id, snapshotId: id } },
       });
-      await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: driveId });
-      return { task: added, record: made };
+      const last =
+        input.attachTo === undefined
+          ? added
+          : await addAttachment(context, tx, add, caller, { machineId: input.attachTo, driveId });
+      await remember(tx, caller, options, { taskId: last.row.id, objectKind: 'drive', objectId: driveId });
+      return { task: last, record: made };
     });
     return { task: runner.view(task), drive: toDrive(record) };
   };

@@ -2,12 +2,13 @@
 import type { Tx } from '../catalog/catalog.ts';
 import { type DriveRecord, insertDrive } from '../catalog/drives.ts';
 import { putTraits, type Traits } from '../catalog/traits.ts';
-import { type DriveId, newId } from '../core/ids.ts';
+import { type DriveId, type MachineId, newId } from '../core/ids.ts';
 import type { Drive } from '../core/model.ts';
 import { checkName, checkSize } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { ownerOf } from './access.ts';
 import type { ActiveTask } from './active-task.ts';
+import { addAttachment } from './attach-new.ts';
 import { checkBatch } from './batches.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
@@ -21,11 +22,15 @@ import { assertRoom } from './room.ts';
 import type { AddTask } from './runner.ts';
 
 export type NewDrive = Labels & WithTraits & { name: string; sizeBytes: number };
+/** Once made, it goes into the next free slot of that machine. */
+interface Attachable {
+  attachTo?: MachineId;
+}
 
 export function createDrive(
   context: Context,
   caller: Caller,
-  input: NewDrive,
+  input: NewDrive & Attachable,
   options?: CreateOptions,
 ): Promise<WithTask<'drive', Drive>> {
   const first = async () => {
@@ -36,8 +41,12 @@ export function createDrive(
       await assertNameFree(tx, options, 'drive', caller.projectId, checked.name);
       assertRoom(space);
       const made = await begin(tx, add, caller, checked);
-      await remember(tx, caller, options, { taskId: made.task.row.id, objectKind: 'drive', objectId: made.record.id });
-      return made;
+      const { attachTo: machineId } = input;
+      const { id: driveId } = made.record;
+      const task =
+        machineId === undefined ? made.task : await addAttachment(context, tx, add, caller, { machineId, driveId });
+      await remember(tx, caller, options, { taskId: task.row.id, objectKind: 'drive', objectId: driveId });
+      return { ...made, task };
     });
     return { task: context.runner.view(task), drive: toDrive(record) };
   };

@@ -131,9 +131,10 @@ export interface WithTraits {
 export type WithTask<K extends string, T> = { readonly task: Task } & { readonly [key in K]: T };
 
 export interface DriveUseCases {
+  /** With `attachTo` the task ends when it is in the next free slot of that machine. */
   create(
     caller: Caller,
-    input: Labels & { name: string; sizeBytes: number },
+    input: Labels & { name: string; sizeBytes: number; attachTo?: MachineId },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
   /** Up to 256, all or none. */
@@ -324,12 +325,19 @@ export interface SnapshotUseCases {
   ): Promise<WithTask<'machine', Machine>>;
   /**
    * A new drive from one part; `part` may be left out when there is only one. With `evenCreating`, from a snapshot that is still
-   * being taken: the clone waits for it.
+   * being taken: the clone waits for it. With `attachTo` as for a new drive.
    */
   clone(
     caller: Caller,
     id: SnapshotId,
-    input: Labels & WithTraits & { part?: DriveSnapshotId; name?: string; sizeBytes?: number; evenCreating?: boolean },
+    input: Labels &
+      WithTraits & {
+        part?: DriveSnapshotId;
+        name?: string;
+        sizeBytes?: number;
+        evenCreating?: boolean;
+        attachTo?: MachineId;
+      },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
   tree(caller: Caller, driveId: DriveId): Promise<{ roots: readonly SnapshotNode[]; current: DriveSnapshotId | null }>;
@@ -375,7 +383,7 @@ export interface ImageUseCases {
   delete(caller: Caller, id: ImageId, options?: { ifVersion?: number } & CreateOptions): Promise<Task>;
   /** A new drive; `slot` may be left out when there is only one. */
   clone(caller: Caller, id: ImageId, input: DriveFromImage, options?: CreateOptions): Promise<WithTask<'drive', Drive>>;
-  /** A new machine with new drives, off. */
+  /** A new machine with new drives, off unless it is to be started. */
   cloneMachine(
     caller: Caller,
     id: ImageId,
@@ -411,7 +419,7 @@ export interface TaskUseCases {
    */
   waitFor(caller: Caller, id: TaskId, timeoutMs: number, part?: 'all' | 'foreground'): Promise<Task>;
   /** Of these objects, the ones that something is being done to, with the tasks, oldest first. Costs no query. */
-  underWay(caller: Caller, ids: readonly string[]): Promise<ReadonlyMap<string, readonly Task[]>>;
+  underWay(caller: Caller, ids: readonly string[]): ReadonlyMap<string, readonly Task[]>;
   cancel(caller: Caller, id: TaskId): Promise<Task>;
   pause(caller: Caller, id: TaskId): Promise<Task>;
   resume(caller: Caller, id: TaskId): Promise<Task>;
@@ -507,6 +515,8 @@ export interface SharedWith {
 export interface SharingUseCases {
   /** The caller's own right on each object that he may see; those that he may not see are left out. */
   accessTo(caller: Caller, kind: SharedKind, ids: readonly string[]): Promise<ReadonlyMap<string, Access>>;
+  /** The same of objects that the caller has just been shown: no query, but for guests. */
+  accessToShown(caller: Caller, kind: SharedKind, ids: readonly string[]): Promise<ReadonlyMap<string, Access>>;
   /** The guests that objects were granted to, for who may see that: admins and operators all, others themselves. */
   grantees(caller: Caller, ids: readonly string[]): Promise<ReadonlyMap<string, readonly SharedWith[]>>;
 }

@@ -38,6 +38,7 @@ import { numberUseCases } from './numbers.ts';
 import { preferenceUseCases } from './preferences.ts';
 import { queryUseCases } from './queries.ts';
 import { Reclaimer } from './reclaim.ts';
+import { rememberLists } from './remembered-lists.ts';
 import { repairStates } from './repair.ts';
 import { registerReverts } from './reverts.ts';
 import { assertOperator } from './rights.ts';
@@ -103,7 +104,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   registerMachineClones(context);
   registerMachineAdoption(context);
   const useCases = {
-    queries: queryUseCases(context),
+    queries: rememberLists(context, queryUseCases(context)),
     numbers: numberUseCases(context),
     sharing: sharingUseCases(context),
     machines: machineUseCases(context),

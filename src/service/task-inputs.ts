@@ -5,6 +5,7 @@ import type { ImageFormat } from '../engine/engine.ts';
 import type { ImageDeleteInput } from './image-delete.ts';
 import type { AdoptionInput, DisownInput } from './machine-adoption.ts';
 import type { MachineCloneInput } from './machine-clones.ts';
+import type { MachineDeletionInput } from './machine-delete.ts';
 import type { MachineRevertInput } from './machine-reverts.ts';
 import type { MachinePoints } from './machine-snapshots.ts';
 import type { StopMode } from './machine-tasks.ts';
@@ -39,7 +40,7 @@ export interface TaskInputs extends Record<TaskKind, object> {
   'machine.clone': MachineCloneInput;
   'machine.adopt': AdoptionInput;
   'machine.disown': DisownInput;
-  'machine.delete': { drives: 'keep' | 'delete'; snapshots: 'keep' | 'delete' };
+  'machine.delete': MachineDeletionInput;
   'machine.start': { paused: boolean };
   /** `settle`: it ended by itself; only what served its drives is to go. */
   'machine.stop': { mode: StopMode; timeoutMs: number; settle: boolean };

@@ -123,7 +123,7 @@ export function taskUseCases(context: Context): TaskUseCases {
       return runner.wait(found.active, timeoutMs, part);
     },
 
-    underWay: async (caller, ids) => tasksUnderWay(runner, caller, ids),
+    underWay: (caller, ids) => tasksUnderWay(runner, caller, ids),
 
     async cancel(caller, id) {
       const task = await steerable(caller, id, 'task_not_cancellable');

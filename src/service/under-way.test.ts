@@ -36,7 +36,7 @@ it('finds the task by each object that it is about, and only those that were ask
   const task = await revert();
   await held.reached;
   const ids = [machineId, driveId, snapshotId, 'unknown'];
-  const found = await h.service.tasks.underWay(h.caller, ids);
+  const found = h.service.tasks.underWay(h.caller, ids);
   expect([...found].map(([id, [first]]) => [id, first?.id])).toEqual(
     expect.arrayContaining([
       [machineId, task.id],
@@ -45,12 +45,12 @@ it('finds the task by each object that it is about, and only those that were ask
     ]),
   );
   expect(found.size).toBe(3);
-  expect((await h.service.tasks.underWay(h.caller, [driveId])).size).toBe(1);
+  expect(h.service.tasks.underWay(h.caller, [driveId]).size).toBe(1);
   const stranger = await h.person('stranger', 'member', await h.project('other'));
-  expect((await h.service.tasks.underWay(stranger, ids)).size).toBe(0);
+  expect(h.service.tasks.underWay(stranger, ids).size).toBe(0);
   held.release();
   await h.done(task);
-  expect((await h.service.tasks.underWay(h.caller, ids)).size).toBe(0);
+  expect(h.service.tasks.underWay(h.caller, ids).size).toBe(0);
 });
 
 it('turns away who does not want to wait for a change of the machine, but not for a snapshot of it', async () => {

@@ -18,6 +18,8 @@ export type Loose = Record<string, any>;
 
 export interface Answer {
   readonly status: number;
+  /** The reason phrase. */
+  readonly reason: string;
   readonly headers: IncomingHttpHeaders;
   readonly text: string;
   /** The body as JSON. */
@@ -96,9 +98,10 @@ export class DialectRig implements AsyncDisposable {
         answer.on('error', reject);
         answer.on('end', () => {
           const text = Buffer.concat(chunks).toString('utf8');
-          const { statusCode = 0 } = answer;
+          const { statusCode = 0, statusMessage = '' } = answer;
           resolve({
             status: statusCode,
+            reason: statusMessage,
             headers: answer.headers,
             text,
             get json() {

@@ -41,7 +41,7 @@ async function statusesOf(
   { service, caller }: Pick<Call, 'service' | 'caller'>,
   machines: readonly Machine[],
 ): Promise<(machine: Machine) => ServerStatus> {
-  const underWay = await service.tasks.underWay(
+  const underWay = service.tasks.underWay(
     caller,
     machines.map((machine) => machine.id),
   );

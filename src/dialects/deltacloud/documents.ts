@@ -1,5 +1,5 @@
 /** What operations answer with, and how it becomes bytes in one of the three formats. */
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { FastifyReply } from 'fastify';
 import type { Call } from './calls.ts';
 import { contentSecurityPolicy, type Page, wholePage } from './html.ts';
@@ -37,10 +37,39 @@ export type Answer =
       readonly location?: string;
       /** Where browsers are sent instead. */
       readonly seeOther?: string;
+      /** An object that is another one whenever something of the document changes. */
+      readonly madeOf?: object;
     }
+  | { readonly is: 'made'; readonly rendering: Rendering }
   | { readonly is: 'page'; readonly page: Page }
   | { readonly is: 'gone'; readonly seeOther: string }
   | { readonly is: 'moved'; readonly location: string };
+
+export interface Rendering {
+  readonly body: string;
+  readonly etag: string;
+}
+
+/** What polling clients ask for again and again, by what it was made of and the address and format that it was made for. */
+const renderings = new WeakMap<object, Map<string, Rendering>>();
+/** Hosts that one thing is asked for by, times formats. */
+const renderingsOfOne = 12;
+
+function renderingKey({ format, links, id }: Call): string {
+  return `${format} ${links.base} ${id}`;
+}
+
+/** The document of an object as it was made before. */
+export function madeBefore(madeOf: object, call: Call): Rendering | undefined {
+  return renderings.get(madeOf)?.get(renderingKey(call));
+}
+
+function keep(madeOf: object, call: Call, rendering: Rendering): void {
+  const known = renderings.get(madeOf) ?? new Map<string, Rendering>();
+  if (known.size >= renderingsOfOne) known.clear();
+  known.set(renderingKey(call), rendering);
+  renderings.set(madeOf, known);
+}
 
 export function memberDocument<T>(resource: Resource<T>, value: T, self: string, links: Links): Document {
   const { name, plural, isDeclared } = resource;
@@ -93,28 +122,40 @@ export function sendText(reply: FastifyReply, status: number, contentType: strin
 
 const asIs = (payload: unknown): string => String(payload);
 
+function rendered(body: string): Rendering {
+  return { body, etag: hash('md5', body) };
+}
+
 /** Answers of 200 and 201 carry the digest of their body. */
-function sendTagged(reply: FastifyReply, status: number, contentType: string, body: string): FastifyReply {
-  if (status !== 202) {
-    reply.header('etag', createHash('md5').update(body).digest('hex'));
-    reply.header('cache-control', 'max-age=0, private, must-revalidate');
-  }
-  return sendText(reply, status, contentType, body);
+function sendTagged(reply: FastifyReply, status: 200 | 201, contentType: string, made: Rendering): FastifyReply {
+  reply.header('etag', made.etag);
+  reply.header('cache-control', 'max-age=0, private, must-revalidate');
+  return sendText(reply, status, contentType, made.body);
+}
+
+function noteRuntime(reply: FastifyReply): void {
+  reply.header('x-backend-runtime', (reply.elapsedTime / 1000).toFixed(5));
 }
 
 export function sendAnswer(call: Call, reply: FastifyReply, answer: Answer): FastifyReply {
   const { format, links } = call;
   switch (answer.is) {
     case 'document': {
-      const { status, document, location, seeOther } = answer;
+      const { status, document, location, seeOther, madeOf } = answer;
       if (format === 'html' && seeOther !== undefined) return redirect(reply, 303, seeOther);
       if (location !== undefined) reply.header('location', location);
       const body = bodyFor(format, document, links);
-      if (status === 200) reply.header('x-backend-runtime', (reply.elapsedTime / 1000).toFixed(5));
-      return sendTagged(reply, status, contentTypes[format], body);
+      if (status === 202) return sendText(reply, status, contentTypes[format], body);
+      const rendering = rendered(body);
+      if (madeOf !== undefined) keep(madeOf, call, rendering);
+      if (status === 200) noteRuntime(reply);
+      return sendTagged(reply, status, contentTypes[format], rendering);
     }
+    case 'made':
+      noteRuntime(reply);
+      return sendTagged(reply, 200, contentTypes[format], answer.rendering);
     case 'page':
-      return sendTagged(reply, 200, contentTypes.html, wholePage(answer.page, links));
+      return sendTagged(reply, 200, contentTypes.html, rendered(wholePage(answer.page, links)));
     case 'gone':
       return format === 'html' ? redirect(reply, 303, answer.seeOther) : reply.code(204).send();
     case 'moved':

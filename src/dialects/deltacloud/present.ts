@@ -1,5 +1,6 @@
 /** From the model to what this dialect shows: plain views with its own ids, names and states; documents are made of them. */
 import type { Drive, Image, Machine, Task } from '../../core/model.ts';
+import { isoFromUs } from '../../core/time.ts';
 import type { PartOfSnapshot } from '../../service/interface.ts';
 import { GiB, type IdKind, MiB, type Profile, profileOf, wireId } from './parse.ts';
 
@@ -94,7 +95,7 @@ export const architecture = 'x86_64';
 
 /** ISO 8601, UTC, whole seconds: `2031-04-09T16:20:05Z`. */
 export function dateOf(us: number): string {
-  return new Date(us / 1000).toISOString().replace(/\.\d+/, '');
+  return `${isoFromUs(us).slice(0, -'.000000Z'.length)}Z`;
 }
 
 const snapshotStates = { creating: 'PENDING', available: 'COMPLETED', error: 'ERROR', deleting: 'DELETING' } as const;

@@ -5,7 +5,7 @@ import type { Caller } from '../../service/caller.ts';
 import type { PartOfSnapshot } from '../../service/interface.ts';
 import type { DialectContext } from '../dialect.ts';
 import type { Call } from './calls.ts';
-import { type Answer, listDocument, memberDocument } from './documents.ts';
+import { type Answer, listDocument, madeBefore, memberDocument } from './documents.ts';
 import { missing, missingInstead } from './errors.ts';
 import { listAll, notThere, objectId } from './lookup.ts';
 import { newSnapshotPage } from './pages.ts';
@@ -45,11 +45,15 @@ export function snapshotRoutes(context: DialectContext): Routes {
     return { is: 'document', status: 200, document: listDocument(resources.snapshots, shown, call) };
   }
 
-  async function show({ id, links }: Call, caller: Caller): Promise<Answer> {
-    const [view] = await views([await find(caller, id)]);
+  async function show(call: Call, caller: Caller): Promise<Answer> {
+    const { id, links } = call;
+    const found = await find(caller, id);
+    const rendering = madeBefore(found.snapshot, call);
+    if (rendering !== undefined) return { is: 'made', rendering };
+    const [view] = await views([found]);
     if (view === undefined) throw notThere();
     const document = memberDocument(resources.snapshots, view, links.member(plural, id), links);
-    return { is: 'document', status: 200, document };
+    return { is: 'document', status: 200, document, madeOf: found.snapshot };
   }
 
   async function create({ parameters, links }: Call, caller: Caller): Promise<Answer> {

@@ -37,6 +37,7 @@ const sentences: { readonly [C in ErrorCode]?: string } = {
   machine_running: 'The slice is running.',
   machine_off: 'The slice is off.',
   machine_type_missing: 'The slice cannot be run here.',
+  snapshot_not_ready: 'The snapshot is not finished, or about to go.',
   snapshot_incomplete: 'The snapshot no longer covers every disk of its slice.',
   method_not_allowed: 'This path does not take that verb.',
 };

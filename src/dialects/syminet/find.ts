@@ -84,7 +84,7 @@ export async function assertWritable(
   kind: 'machine' | 'snapshot',
   id: string,
 ): Promise<void> {
-  if ((await service.sharing.accessTo(caller, kind, [id])).get(id) === 'rw') return;
+  if ((await service.sharing.accessToShown(caller, kind, [id])).get(id) === 'rw') return;
   throw new CalotypeError('forbidden', undefined, { needs: 'rw' });
 }
 

@@ -76,6 +76,7 @@ function taskAt({ done, total }: { done: number; total: number }): Task {
     via: 'syminet',
     kind: 'machine.revert',
     title: null,
+    settled: false,
     state: 'running',
     objectKind: null,
     objectId: null,

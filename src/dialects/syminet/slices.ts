@@ -19,8 +19,8 @@ export async function listSlices(scope: Scope, paging: Paging): Promise<PageAnsw
 async function presentSlices(scope: Scope, machines: readonly Machine[]) {
   const { service, caller } = scope;
   const ids = machines.map(({ id }) => id);
-  const access = await service.sharing.accessTo(caller, 'machine', ids);
-  const tasks = await service.tasks.underWay(caller, ids);
+  const access = await service.sharing.accessToShown(caller, 'machine', ids);
+  const tasks = service.tasks.underWay(caller, ids);
   const ownerNumber = await ownerNumberOf(scope);
   return machines.map((machine) =>
     presentSlice(machine, { perms: access.get(machine.id) ?? null, ownerNumber, task: tasks.get(machine.id)?.[0] }),

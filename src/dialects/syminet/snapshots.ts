@@ -44,8 +44,8 @@ async function presentImages(scope: Scope, snapshots: readonly Snapshot[]) {
   if (snapshots.length === 0) return [];
   const { service, caller } = scope;
   const ids = snapshots.map(({ id }) => id);
-  const access = await service.sharing.accessTo(caller, 'snapshot', ids);
-  const tasks = await service.tasks.underWay(caller, ids);
+  const access = await service.sharing.accessToShown(caller, 'snapshot', ids);
+  const tasks = service.tasks.underWay(caller, ids);
   const slices = await slicesOf(scope, snapshots);
   const ownerNumber = await ownerNumberOf(scope);
   return snapshots.flatMap((snapshot) => {
@@ -70,7 +70,7 @@ async function slicesOf(
     limit: ids.length,
   });
   const there = new Map(found.items.map((machine) => [machine.id, machine]));
-  const access = await service.sharing.accessTo(caller, 'machine', [...there.keys()]);
+  const access = await service.sharing.accessToShown(caller, 'machine', [...there.keys()]);
   const others = ids.filter((id) => !there.has(id));
   const departed = others.length === 0 ? undefined : await service.machines.departed(caller, others);
   const numbers = await service.numbers.numbersOf('machine', ids);

@@ -74,7 +74,7 @@ async function heldBy(
   kind: QueryKind & ('machine' | 'snapshot' | 'drive'),
 ): Promise<Held[]> {
   const items = await visibleTo({ service, caller }, kind);
-  const access = await service.sharing.accessTo(
+  const access = await service.sharing.accessToShown(
     caller,
     kind,
     items.map(({ id }) => id),

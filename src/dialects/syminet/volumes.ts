@@ -24,7 +24,7 @@ export async function getVolume(scope: Scope, asked: string) {
 
 async function presentVolumes(scope: Scope, drives: readonly Drive[]) {
   const { service, caller } = scope;
-  const tasks = await service.tasks.underWay(
+  const tasks = service.tasks.underWay(
     caller,
     drives.map(({ id }) => id),
   );

@@ -60,7 +60,7 @@ export function fakeService(given: FakeServices): Service {
   return {
     queries: { list: refuse, ...given.queries },
     numbers: { idOf: refuse, numbersOf: refuse, ...given.numbers },
-    sharing: { accessTo: refuse, grantees: refuse, ...given.sharing },
+    sharing: { accessTo: refuse, accessToShown: refuse, grantees: refuse, ...given.sharing },
     machines: {
       ...crud,
       departed: refuse,
@@ -323,6 +323,7 @@ export function aTask(more: Partial<Task> = {}): Task {
     progress: { done: 0, total: 1, unit: 'steps', ratePerSecond: null, estimateSeconds: null },
     result: null,
     error: null,
+    settled: false,
     cancellable: true,
     pausable: false,
     speedLimitBytesPerSecond: 0,

@@ -5,7 +5,6 @@ import type { TSchema } from 'typebox';
 import { Compile, type Validator } from 'typebox/schema';
 import { expect } from 'vitest';
 import { type Answer, type Call, DialectRig } from '../../../../test/support/dialect-rig.ts';
-import type { SnapshotBody } from '../../../http/schemas.ts';
 import { tidyUrl } from '../parse.ts';
 import {
   acceptedAnswer,
@@ -56,6 +55,8 @@ export function checkAnswer(method: string, path: string, answer: Answer): void 
   const [isValid, problems] = validator.Errors(answer.json);
   expect(isValid ? [] : problems, what).toEqual([]);
 }
+
+type SnapshotBody = Awaited<ReturnType<DialectRig['snapshot']>>;
 
 export class Panel implements AsyncDisposable {
   readonly rig: DialectRig;
