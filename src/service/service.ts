@@ -43,7 +43,7 @@ import { repairStates } from './repair.ts';
 import { registerReverts } from './reverts.ts';
 import { assertOperator } from './rights.ts';
 import { TaskRunner } from './runner.ts';
-import { sharingUseCases } from './sharing.ts';
+import { sharingUseCases, withMemory } from './sharing.ts';
 import { SizeBook } from './sizes.ts';
 import { registerSnapshotDelete } from './snapshot-delete.ts';
 import { registerSnapshotTasks } from './snapshot-tasks.ts';
@@ -106,7 +106,7 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   const useCases = {
     queries: rememberLists(context, queryUseCases(context)),
     numbers: numberUseCases(context),
-    sharing: sharingUseCases(context),
+    sharing: withMemory(catalog, sharingUseCases(context)),
     machines: machineUseCases(context),
     drives: driveUseCases(context),
     snapshots: snapshotUseCases(context),

@@ -2,8 +2,11 @@
 import { putTraits, type Traits, traitsOf } from '../catalog/traits.ts';
 import type { DriveId } from '../core/ids.ts';
 import { driveRow } from './access.ts';
+import { Answers } from './answers.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
+
+const rememberedTraits = 2000;
 
 export interface TraitUseCases {
   /** For drives that the caller was shown; those without are left out. */
@@ -13,8 +16,14 @@ export interface TraitUseCases {
 }
 
 export function traitUseCases({ catalog }: Context): TraitUseCases {
+  const answers = new Answers<ReadonlyMap<string, Traits>>(catalog, rememberedTraits);
   return {
-    of: (ids) => traitsOf(catalog.db, ids),
+    async of(ids) {
+      const [only] = ids;
+      if (only === undefined || ids.length > 1) return traitsOf(catalog.db, ids);
+      return answers.get(only, () => traitsOf(catalog.db, ids));
+    },
+
     async set(caller, id, traits) {
       await catalog.write(async (tx) => {
         await driveRow(tx, caller, 'write', id);

@@ -193,7 +193,8 @@ async function clone(call: Call, fields: Fields): Promise<PresentedDrive> {
     const { drive, task } = await service.images.clone(caller, image.id, input);
     return presentNewDrive(call, drive, task);
   }
-  const traits = await traitsOf(call, id, fields);
+  // Nothing else in the model says that it is one.
+  const traits = { ...(await traitsOf(call, id, fields)), made: 'clone' };
   const { drive, task } = await service.drives.clone(caller, id, { ...input, traits });
   return presentNewDrive(call, drive, task);
 }
@@ -246,11 +247,14 @@ async function factsOf({ service, caller }: Call, drives: readonly Drive[]): Pro
   const ids = drives.map((drive) => drive.id);
   const withSnapshots = drives.filter((drive) => drive.snapshotCount > 0).map((drive) => drive.id);
   const recent = nowUs() - jobsKeptUs;
-  const young = drives.filter((drive) => drive.createdAt > recent).map((drive) => drive.id);
+  const traits = await service.traits.of(ids);
+  const isMadeOf = (drive: Drive): boolean =>
+    drive.sourceId !== null || drive.imageId !== null || traits.get(drive.id)?.made === 'clone';
+  const young = drives.filter((drive) => drive.createdAt > recent && isMadeOf(drive)).map((drive) => drive.id);
   const machineIds = new Set(
     drives.flatMap((drive) => (drive.attachedTo === null ? [] : [drive.attachedTo.machineId])),
   );
-  const [parts, clones, machines, underWay, traits] = await Promise.all([
+  const [parts, clones, machines, underWay] = await Promise.all([
     withSnapshots.length === 0
       ? []
       : service.queries
@@ -263,7 +267,6 @@ async function factsOf({ service, caller }: Call, drives: readonly Drive[]): Pro
           .list(caller, 'machine', { where: { field: 'id', op: 'in', values: [...machineIds] }, limit: null })
           .then((page) => page.items),
     service.tasks.underWay(caller, ids),
-    service.traits.of(ids),
   ]);
   const snapshots = new Map<DriveId, DriveSnapshot[]>(ids.map((id) => [id, []]));
   for (const { part } of parts) snapshots.get(part.driveId)?.push(part);
