@@ -54,6 +54,9 @@ export async function buildDialectApp(
     },
     frameworkErrors: (error, request, reply) => {
       reply.header('x-request-id', request.id);
+      // No hook ran, and this request has none of the decorations.
+      request.base = baseOf(request, isTrusted);
+      request.dialectCaller = null;
       dialect.answerError(fail(error, request), request, reply);
     },
     serverFactory: (handler) => makeServer(handler, options.tls),
