@@ -1,9 +1,9 @@
 /** Lists by any condition, in any order: found as numbers, counted exactly. The rows are read after. */
 import { type RawBuilder, sql } from 'kysely';
-import type { Query, QueryKind } from '../core/query.ts';
+import type { FieldValue, Query, QueryKind } from '../core/query.ts';
 import type { Db } from './catalog.ts';
 import { allOf, type Condition, countAll } from './page.ts';
-import { fieldOf, toSql } from './query-condition.ts';
+import { bound, fieldOf, toSql } from './query-condition.ts';
 import type { LiveHandles } from './query-fields.ts';
 
 export interface ListQuery {
@@ -57,10 +57,18 @@ function conditionsOf({ kind, visible, where, live }: ListQuery): Condition {
 /** Null comes before everything else. */
 function orderOf({ kind, sort = [], live }: ListQuery, number: RawBuilder<unknown>): RawBuilder<unknown> {
   const directionOf = (order: 'asc' | 'desc' = 'asc') => (order === 'asc' ? sql`asc` : sql`desc`);
-  const keys = sort.map(({ by, order, ignoreCase = false }) => {
+  const keys = sort.map(({ by, order, ignoreCase = false, ranks }) => {
     const { column, type } = fieldOf(kind, by);
     const collation = ignoreCase && type === 'text' ? sql` collate nocase` : sql``;
-    return sql`${column(live)}${collation} ${directionOf(order)}`;
+    const key = ranks === undefined ? column(live) : rankOf(column(live), ranks);
+    return sql`${key}${collation} ${directionOf(order)}`;
   });
   return sql.join([...keys, sql`${number} ${directionOf(sort.at(-1)?.order)}`], sql`, `);
+}
+
+/** The place of a value among those named; null stays null. */
+function rankOf(column: RawBuilder<unknown>, ranks: readonly FieldValue[]): RawBuilder<unknown> {
+  if (ranks.length === 0) return sql`case when ${column} is not null then 0 end`;
+  const places = ranks.map((value, place) => sql`when ${bound(value)} then ${place}`);
+  return sql`case when ${column} is not null then case ${column} ${sql.join(places, sql` `)} else ${ranks.length} end end`;
 }

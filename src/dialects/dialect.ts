@@ -10,6 +10,7 @@ import type { Caller } from '../service/caller.ts';
 import type { Grants } from '../service/grants.ts';
 import type { Service } from '../service/interface.ts';
 import type { Projects } from '../service/projects.ts';
+import type { Sessions } from '../service/sessions.ts';
 import type { Users } from '../service/users.ts';
 
 /** In the order of their ports: the first listens on the port after the native API's. */
@@ -24,9 +25,12 @@ export interface DialectContext {
   readonly users: PublicSide<Users>;
   readonly projects: PublicSide<Projects>;
   readonly grants: PublicSide<Grants>;
+  readonly sessions: PublicSide<Sessions>;
   readonly authenticator: Pick<Authenticator, 'basic' | 'bearer' | 'identityOf' | 'callerFor'>;
   /** Of this program. */
   readonly version: string;
+  /** What CloudMC's paths name the server by. */
+  readonly cloudmcServiceCode: string;
   /** Aborted when the server begins to shut down. */
   readonly closing: AbortSignal;
 }
@@ -36,6 +40,8 @@ export interface RawAnswer {
   readonly status: number;
   readonly headers: Readonly<Record<string, string>>;
   readonly body: string;
+  /** Default `Bad Request`. */
+  readonly reason?: string;
 }
 
 export interface Dialect {

@@ -17,6 +17,7 @@ import type { Gateway } from '../service/context.ts';
 import { Grants } from '../service/grants.ts';
 import { Projects } from '../service/projects.ts';
 import { createService } from '../service/service.ts';
+import { Sessions } from '../service/sessions.ts';
 import { Tokens } from '../service/tokens.ts';
 import { Users } from '../service/users.ts';
 import { buildApp } from './app.ts';
@@ -96,11 +97,21 @@ export async function assemble(config: Config, version: string, logger: Logger, 
       tokens: new Tokens(catalog, authenticator),
       grants: new Grants(catalog),
     };
+    const sessions = new Sessions(authenticator);
     const listening = { metrics, trustedProxies: config.trustedProxies, ...tls };
     const closing = new AbortController();
     const apps: DialectApp[] = [];
     for (const dialect of dialects.filter(({ name }) => config.dialects.includes(name))) {
-      const context = { service, ...accounts, authenticator, version, closing: closing.signal };
+      const { cloudmcServiceCode } = config;
+      const context = {
+        service,
+        ...accounts,
+        authenticator,
+        sessions,
+        version,
+        cloudmcServiceCode,
+        closing: closing.signal,
+      };
       const built = await buildDialectApp(dialect, context, listening, logger);
       undo.push(closeApp(built.app, () => closing.abort()));
       apps.push(built);

@@ -29,6 +29,8 @@ const configSchema = Type.Object({
   reserveBytes: bytes,
   trustedProxies: Type.Array(Type.String({ minLength: 1 })),
   dialects: Type.Array(Type.Enum([...dialectNames])),
+  // In a path beside `connections`, which is the list of them.
+  cloudmcServiceCode: Type.String({ pattern: '^(?!connections$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}$' }),
   logLevel: Type.Enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']),
   metricsPublic: Type.Boolean(),
 });
@@ -117,6 +119,13 @@ export const settings: readonly Setting[] = [
     takes: `some of ${dialectNames.join(', ')}, separated by commas, or none`,
     help: 'the APIs of other systems to serve, each on its port',
     fallback: [...dialectNames],
+  },
+  {
+    key: 'cloudmcServiceCode',
+    kind: 'text',
+    takes: 'letters, digits, dashes and underscores, but not connections',
+    help: 'service code in the paths of CloudMC',
+    fallback: 'compute',
   },
   {
     key: 'logLevel',

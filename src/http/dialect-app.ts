@@ -4,7 +4,13 @@
  */
 import type { IncomingMessage, ServerResponse } from 'node:http';
 import { BlockList, isIPv6 } from 'node:net';
-import Fastify, { type FastifyBaseLogger, type FastifyInstance, type FastifyRequest, LogController } from 'fastify';
+import Fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify';
 import type { Logger } from 'pino';
 import { CalotypeError } from '../core/errors.ts';
 import type { Dialect, DialectContext, RawAnswer } from '../dialects/dialect.ts';
@@ -16,6 +22,8 @@ import { answerSocket, parserErrorOf, pathOf, toCalotypeError } from './problem.
 export interface DialectApp {
   readonly dialect: Dialect;
   readonly app: FastifyInstance;
+  /** Every route that it has. */
+  readonly routes: readonly { readonly method: string; readonly url: string }[];
 }
 
 /** Requests that came in over the main listener, and what they are mounted under. */
@@ -38,6 +46,12 @@ export async function buildDialectApp(
     }
     return error;
   };
+  const isTrusted = trustOf(trustedProxies);
+  const prepare = (request: FastifyRequest, reply: FastifyReply): void => {
+    reply.header('x-request-id', request.id);
+    reply.header('x-content-type-options', 'nosniff');
+    request.base = baseOf(request, isTrusted);
+  };
   const app = Fastify({
     loggerInstance,
     childLoggerFactory: () => loggerInstance,
@@ -53,10 +67,8 @@ export async function buildDialectApp(
       answerSocket(error, socket, () => headOf(dialect.answerParserError(parserErrorOf(error))));
     },
     frameworkErrors: (error, request, reply) => {
-      reply.header('x-request-id', request.id);
-      // No hook ran, and this request has none of the decorations.
-      request.base = baseOf(request, isTrusted);
-      request.dialectCaller = null;
+      // For an address that cannot be decoded no hook is run.
+      prepare(request, reply);
       dialect.answerError(fail(error, request), request, reply);
     },
     serverFactory: (handler) => makeServer(handler, options.tls),
@@ -70,11 +82,12 @@ export async function buildDialectApp(
   app.decorateRequest('base', '');
   app.decorateRequest('dialectCaller', null);
   app.setErrorHandler((error, request, reply) => dialect.answerError(fail(error, request), request, reply));
-  const isTrusted = trustOf(trustedProxies);
   app.addHook('onRequest', (request, reply, done) => {
-    reply.header('x-request-id', request.id);
-    reply.header('x-content-type-options', 'nosniff');
-    request.base = baseOf(request, isTrusted);
+    prepare(request, reply);
+    // The framework would refuse a type that is none; what a body is, the dialect says.
+    const { headers } = request;
+    if (headers['content-type'] !== undefined && !isMediaType.test(headers['content-type']))
+      delete headers['content-type'];
     if (context.closing.aborted) done(new CalotypeError('shutting_down'));
     else done();
   });
@@ -85,6 +98,10 @@ export async function buildDialectApp(
     done();
   });
   const allowed = trackMethods(app);
+  const routes: { method: string; url: string }[] = [];
+  app.addHook('onRoute', ({ method, url }) => {
+    for (const each of [method].flat()) routes.push({ method: each, url });
+  });
   app.setNotFoundHandler((request) => {
     const path = pathOf(request.url);
     const methods = allowed(path);
@@ -93,7 +110,7 @@ export async function buildDialectApp(
   });
   dialect.addRoutes(app, context);
   await app.ready();
-  return { dialect, app };
+  return { dialect, app, routes };
 }
 
 /** Hands requests below `/<name>` to the dialect of that name. */
@@ -130,6 +147,7 @@ function baseOf(request: FastifyRequest, isTrusted: (address: string | undefined
 }
 
 const isHost = /^[\w.~-]+(:\d{1,5})?$|^\[[\da-fA-F:.]+\](:\d{1,5})?$/;
+const isMediaType = /^[\w!#$&^.+*-]+\/[\w!#$&^.+*-]+\s*(;|$)/;
 const isPrefix = /^(\/[\w.~-]+)+\/?$/;
 
 function isUsualPort(request: FastifyRequest, port: string): boolean {
@@ -154,7 +172,7 @@ function trustOf(trustedProxies: readonly string[]): (address: string | undefine
   return (address) => address !== undefined && list.check(address, isIPv6(address) ? 'ipv6' : 'ipv4');
 }
 
-function headOf({ status, headers, body }: RawAnswer): string {
+function headOf({ status, headers, body, reason = 'Bad Request' }: RawAnswer): string {
   const head = Object.entries({ ...headers, 'Content-Length': String(Buffer.byteLength(body)), Connection: 'close' });
-  return [`HTTP/1.1 ${status} Bad Request`, ...head.map(([name, value]) => `${name}: ${value}`), '', body].join('\r\n');
+  return [`HTTP/1.1 ${status} ${reason}`, ...head.map(([name, value]) => `${name}: ${value}`), '', body].join('\r\n');
 }

@@ -47,10 +47,11 @@ export async function runServer(argv: readonly string[], seams: Seams = {}): Pro
             server.catalog,
             config.data,
             endpointsOf(config, server, (offset) => portBase + offset),
+            config.cloudmcServiceCode,
           );
     const ports = await listen(server, config);
     const endpoints = endpointsOf(config, server, (offset) => ports.get(offset) ?? 0);
-    const access = early ?? (await bootstrap(server.catalog, config.data, endpoints));
+    const access = early ?? (await bootstrap(server.catalog, config.data, endpoints, config.cloudmcServiceCode));
     lock.describe({ url: endpoints.native ?? '', startedAt: new Date().toISOString() });
     process.stdout.write(
       readyText({

@@ -16,6 +16,7 @@ import { CalotypeError, notFound, type StoredError } from '../core/errors.ts';
 import type { MachineId } from '../core/ids.ts';
 import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
+import { assertDriveReady, assertMachineReady } from './access.ts';
 import type { ActiveTask, Outcome } from './active-task.ts';
 import { type Context, runningMachine } from './context.ts';
 import { bringDown, bringUp, endServing, serveDrive } from './machine-power.ts';
@@ -128,6 +129,8 @@ export function registerMachineTasks(context: Context): void {
     ...plain,
     async run(task, { paused }) {
       const machine = await machineOf(context, task);
+      // The task before may have been the one to make it, and have failed.
+      assertMachineReady(context, machine);
       const running = machines.find(machine.id) ?? (await bringUp(context, machine));
       if (!paused && running.power !== 'running') await running.qmp.execute('cont');
       step('machine.started');
@@ -207,7 +210,8 @@ export function registerMachineTasks(context: Context): void {
     async run(task, { driveId, slot }) {
       const machine = await machineOf(context, task);
       const drive = (await findDriveRows(catalog.db, [driveId])).get(driveId);
-      if (drive === undefined || drive.state !== 'available') throw notFound('drive', driveId);
+      if (drive === undefined || drive.state === 'deleted') throw notFound('drive', driveId);
+      assertDriveReady(context, drive);
       await assertSlotFree(machine, slot, driveId);
       const running = machines.find(machine.id);
       if (running !== undefined) {

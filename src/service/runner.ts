@@ -37,6 +37,14 @@ export interface TaskHandler<Input> {
 
 type AnyHandler = TaskHandler<string>;
 
+/** Whose task it is, and what that one calls it. */
+export interface TaskOwner {
+  readonly projectId: ProjectId | null;
+  readonly userId: UserId | null;
+  readonly via: string;
+  readonly title?: string | undefined;
+}
+
 export interface TaskSpec<K extends TaskKind> {
   readonly kind: K;
   readonly input: TaskInputs[K];
@@ -46,7 +54,7 @@ export interface TaskSpec<K extends TaskKind> {
   readonly machineId?: MachineId;
   readonly objectKind: string | null;
   readonly objectId: string | null;
-  readonly owner: { readonly projectId: ProjectId | null; readonly userId: UserId | null; readonly via: string };
+  readonly owner: TaskOwner;
   readonly holdsDrives?: boolean;
   readonly event?: { readonly detail: TaskResult } | null;
 }
@@ -146,6 +154,7 @@ export class TaskRunner {
       holdsDrives: spec.holdsDrives ?? true,
       driveIds: spec.driveIds,
       machineId: spec.machineId ?? null,
+      title: spec.owner.title ?? null,
       at: nowUs(),
     });
     const task = new ActiveTask(row, spec.kind, spec.driveIds);

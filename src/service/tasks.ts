@@ -1,8 +1,9 @@
 /** The use cases of tasks: looking at them, waiting for them, steering them. */
 
+import { addEvent } from '../catalog/catalog.ts';
 import type { TaskRow } from '../catalog/schema.ts';
 import { listTasks } from '../catalog/task-list.ts';
-import { drivesOfTasks, findTask } from '../catalog/tasks.ts';
+import { drivesOfTasks, findTask, namesOfStarters, removeTask } from '../catalog/tasks.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import type { DriveId, TaskId } from '../core/ids.ts';
 import type { Task } from '../core/model.ts';
@@ -12,8 +13,9 @@ import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import type { TaskUseCases } from './interface.ts';
 import { cursorOf, pageOf, readCursor } from './paging.ts';
-import { type Action, can } from './rights.ts';
+import { type Action, can, visibleTasks } from './rights.ts';
 import { toStoredTask } from './task-view.ts';
+import { tasksUnderWay } from './under-way.ts';
 
 export function taskUseCases(context: Context): TaskUseCases {
   const { catalog, runner } = context;
@@ -121,6 +123,8 @@ export function taskUseCases(context: Context): TaskUseCases {
       return runner.wait(found.active, timeoutMs, part);
     },
 
+    underWay: (caller, ids) => tasksUnderWay(runner, caller, ids),
+
     async cancel(caller, id) {
       const task = await steerable(caller, id, 'task_not_cancellable');
       await runner.cancel(task);
@@ -138,6 +142,32 @@ export function taskUseCases(context: Context): TaskUseCases {
       await runner.setPaused(task, false);
       return runner.view(task);
     },
+
+    async remove(caller, id) {
+      if ('active' in (await readable(caller, id))) {
+        throw new CalotypeError('invalid_request', 'A task can be removed after it has ended.', { taskId: id });
+      }
+      await catalog.write(async (tx) => {
+        const row = await findTask(tx, id);
+        if (row === undefined) throw notFound('task', id);
+        const driveIds = (await drivesOfTasks(tx, [id])).get(id) ?? [];
+        if (!(await mayDo(caller, 'write', row, driveIds)))
+          throw new CalotypeError('forbidden', undefined, { taskId: id });
+        await removeTask(tx, id);
+        await addEvent(tx, {
+          projectId: row.project_id,
+          userId: caller.userId,
+          via: caller.via,
+          kind: 'task.removed',
+          objectKind: 'task',
+          objectId: id,
+          detail: { kind: row.kind, number: row.number },
+        });
+      });
+      context.feed.wake();
+    },
+
+    userNames: (caller, ids) => namesOfStarters(catalog.db, visibleTasks(caller, 't'), ids),
 
     async setSpeedLimit(caller, id, bytesPerSecond) {
       if (!Number.isSafeInteger(bytesPerSecond) || bytesPerSecond < 0) {

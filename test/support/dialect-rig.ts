@@ -4,6 +4,7 @@ import { type IncomingHttpHeaders, request } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { Catalog } from '../../src/catalog/catalog.ts';
 import type { DialectName } from '../../src/dialects/dialect.ts';
 import type { DriveBody, MachineBody, SnapshotBody } from '../../src/http/schemas.ts';
 import { NbdClient } from '../../src/qemu/nbd-client.ts';
@@ -11,8 +12,14 @@ import { type LocalServer, startLocalServer } from './local-server.ts';
 
 export const MiB = 1024 * 1024;
 
+/** JSON of which a test says what it expects. */
+// biome-ignore lint/suspicious/noExplicitAny: it is looked into at will
+export type Loose = Record<string, any>;
+
 export interface Answer {
   readonly status: number;
+  /** The reason phrase. */
+  readonly reason: string;
   readonly headers: IncomingHttpHeaders;
   readonly text: string;
   /** The body as JSON. */
@@ -49,6 +56,16 @@ export class DialectRig implements AsyncDisposable {
     this.admin = { id: 'me', name: 'admin', email: 'admin@localhost', password: server.password, token };
   }
 
+  /** Every route of a dialect. */
+  routesOf(door: DialectName): readonly { readonly method: string; readonly url: string }[] {
+    return this.#server.server.dialects.find(({ dialect }) => dialect.name === door)?.routes ?? [];
+  }
+
+  /** The catalog of the server, to look at. */
+  get catalog(): Catalog {
+    return this.#server.server.catalog;
+  }
+
   static async start(): Promise<DialectRig> {
     const directory = await mkdtemp(join(tmpdir(), 'calotype-dialect-'));
     return new DialectRig(directory, await startLocalServer(join(directory, 'data'), join(directory, 'log')));
@@ -81,9 +98,10 @@ export class DialectRig implements AsyncDisposable {
         answer.on('error', reject);
         answer.on('end', () => {
           const text = Buffer.concat(chunks).toString('utf8');
-          const { statusCode = 0 } = answer;
+          const { statusCode = 0, statusMessage = '' } = answer;
           resolve({
             status: statusCode,
+            reason: statusMessage,
             headers: answer.headers,
             text,
             get json() {

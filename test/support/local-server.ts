@@ -11,6 +11,7 @@ import { daemonPidOf } from '../campaign/arm.ts';
 
 export interface LocalServer {
   readonly access: Access;
+  readonly server: Server;
   /** URL by front door. */
   readonly endpoints: Endpoints;
   /** Of `admin`. */
@@ -21,13 +22,15 @@ export interface LocalServer {
   destroy(): Promise<void>;
 }
 
+/** `more`: flags of `calotype serve`. */
 export async function startLocalServer(
   data: string,
   logPath: string,
   onStep: (name: string) => void = () => undefined,
+  more: readonly string[] = [],
 ): Promise<LocalServer> {
   const flags = ['--data', data, '--port-base', '0', '--reserve-bytes', '0', '--min-free-bytes', '0'];
-  const config = readConfig([...flags, '--high-water-percent', '100'], {});
+  const config = readConfig([...flags, '--high-water-percent', '100', ...more], {});
   mkdirSync(data, { recursive: true });
   const log = createWriteStream(logPath, { flags: 'a' });
   const server: Server = await assemble(config, 'test', createLogger('info', log), { onStep });
@@ -41,6 +44,7 @@ export async function startLocalServer(
     endpoints,
     password: access.password,
     recovered: server.recovered,
+    server,
     destroy: async () => {
       const pid = daemonPidOf(data);
       if (pid !== 0) process.kill(pid, 'SIGKILL');
