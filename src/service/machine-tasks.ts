@@ -4,6 +4,7 @@ import { findDriveRows } from '../catalog/drives.ts';
 import { exportsOfMachine } from '../catalog/exports.ts';
 import {
   attachDrive,
+  attachmentOf,
   detachDrive,
   findMachineRow,
   forgetMachine,
@@ -11,7 +12,7 @@ import {
   slotsOf,
   updateMachine,
 } from '../catalog/machines.ts';
-import type { MachineRow } from '../catalog/schema.ts';
+import type { DriveRow, MachineRow } from '../catalog/schema.ts';
 import { CalotypeError, notFound, type StoredError } from '../core/errors.ts';
 import type { MachineId } from '../core/ids.ts';
 import type { MachinePower } from '../core/states.ts';
@@ -212,6 +213,7 @@ export function registerMachineTasks(context: Context): void {
       const drive = (await findDriveRows(catalog.db, [driveId])).get(driveId);
       if (drive === undefined || drive.state === 'deleted') throw notFound('drive', driveId);
       assertDriveReady(context, drive);
+      await assertNotElsewhere(machine, slot, drive);
       await assertSlotFree(machine, slot, driveId);
       const running = machines.find(machine.id);
       if (running !== undefined) {
@@ -264,6 +266,17 @@ export function registerMachineTasks(context: Context): void {
     const found = runningMachine(context, machine.id);
     if (found === undefined) throw new CalotypeError('machine_off', undefined, { machineId: machine.id });
     return found;
+  }
+
+  /** Two may have asked for it at once, both while it was free; one that is there already was taken up after a crash. */
+  async function assertNotElsewhere(machine: MachineRow, slot: number, drive: DriveRow): Promise<void> {
+    const attached = await attachmentOf(catalog.db, drive.id);
+    if (attached === undefined || (attached.machine.id === machine.id && attached.slot === slot)) return;
+    throw new CalotypeError('drive_attached', `The drive ${drive.name} is attached to ${attached.machine.name}.`, {
+      driveId: drive.id,
+      machineId: attached.machine.id,
+      slot: attached.slot,
+    });
   }
 
   async function assertSlotFree(machine: MachineRow, slot: number, driveId: string): Promise<void> {

@@ -108,7 +108,7 @@ function pathOf(url: string): string {
 }
 
 function answerError(error: CalotypeError, request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  const reading = request.deltacloud ?? unread;
+  const reading = request.deltacloud ?? readAnyway(request);
   addHeaders(reply, reading);
   // The rest of a body that is too large is not worth reading.
   if (error.code === 'body_too_large') reply.header('connection', 'close');
@@ -117,13 +117,22 @@ function answerError(error: CalotypeError, request: FastifyRequest, reply: Fasti
   }
   const answer = answerOf(error);
   if (answer.status === 401) {
-    const { hostname } = new URL(request.base === '' ? 'http://localhost' : request.base);
+    const { hostname } = new URL(request.base);
     reply.header('www-authenticate', `Basic realm="${reading.driver}-deltacloud@${hostname}"`);
   }
   const wait = error.details.retryAfterSeconds;
   if (typeof wait === 'number') reply.header('retry-after', String(Math.ceil(wait)));
   if (answer.plain) return sendText(reply, answer.status, plainText, escapeMarkup(answer.message));
   return sendDocument(answer, request, reply, reading);
+}
+
+/** Of a request that was refused before the hooks ran. */
+function readAnyway(request: FastifyRequest): Reading {
+  try {
+    return readHead(request);
+  } catch {
+    return unread;
+  }
 }
 
 function sendDocument(
