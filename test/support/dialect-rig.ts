@@ -71,6 +71,11 @@ export class DialectRig implements AsyncDisposable {
     return new DialectRig(directory, await startLocalServer(join(directory, 'data'), join(directory, 'log')));
   }
 
+  /** Where the server looks for kernels. */
+  get bootDirectory(): string {
+    return join(this.#directory, 'data', 'boot');
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#server.destroy();
     await rm(this.#directory, { recursive: true, force: true });

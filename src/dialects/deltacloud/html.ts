@@ -48,7 +48,8 @@ export function html(strings: TemplateStringsArray, ...parts: readonly Part[]): 
 }
 
 const style = `
-:root { color-scheme: light dark; --line: #8886; --accent: light-dark(#0a5a8a, #7cc4f0); }
+:root { color-scheme: light dark; --line: #8886; --accent: #0a5a8a; --danger: #a01818; }
+@media (prefers-color-scheme: dark) { :root { --accent: #7cc4f0; --danger: #ff9a9a; } }
 * { box-sizing: border-box; }
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; background: Canvas; color: CanvasText; }
 header, main, footer { max-width: 64rem; margin: 0 auto; padding: 0.75rem 1rem; }
@@ -77,7 +78,7 @@ label { display: grid; gap: 0.25rem; }
 .actions form { margin: 0; }
 button, .button { font: inherit; padding: 0.4rem 1rem; border: 1px solid var(--accent); border-radius: 0.3rem;
   background: var(--accent); color: Canvas; text-decoration: none; cursor: pointer; }
-button.danger { background: transparent; color: light-dark(#a01818, #ff9a9a); border-color: currentColor; }
+button.danger { background: transparent; color: var(--danger); border-color: currentColor; }
 input, select { font: inherit; padding: 0.4rem 0.5rem; border: 1px solid #888; border-radius: 0.3rem; width: 100%; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 code { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }

@@ -47,8 +47,8 @@ export function capacityBytes(parameters: Parameters): number | undefined {
   const text = optional(parameters, 'capacity')?.trim();
   if (text === undefined) return undefined;
   const bytes = /^\d{1,9}(\.\d{1,12})?$/.test(text) ? Math.round(Number(text) * GiB) : 0;
-  if (bytes > 0) return bytes;
-  throw refused('capacity', 'The capacity is a number of GB above zero.');
+  if (bytes > 0 && Number.isSafeInteger(bytes)) return bytes;
+  throw refused('capacity', 'The capacity is a number of GB above zero, and not too large.');
 }
 
 const maxDeviceLength = 64;
