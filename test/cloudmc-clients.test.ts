@@ -61,5 +61,5 @@ test('the first snapshot of the README', async () => {
   await writeFile(join(scratch, 'data/access.json'), JSON.stringify(access));
   const { stdout } = await run('bash', ['-euc', script], { cwd: scratch });
   const { data } = JSON.parse(stdout);
-  expect(data).toEqual([expect.objectContaining({ name: 'first', state: 'BackedUp', volume: 'demo-disk1' })]);
+  expect(data).toEqual([expect.objectContaining({ name: 'by-cloudmc', state: 'BackedUp', volume: 'demo-disk1' })]);
 });
