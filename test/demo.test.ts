@@ -103,7 +103,7 @@ async function takesFirstSnapshots(): Promise<void> {
   for (const [, name = '', block = ''] of blocks) {
     const page = readFileSync(join(root, 'src/dialects', name.toLowerCase(), 'README.md'), 'utf8');
     expect(page).toContain(block);
-    const { code, output } = await sh(`set -euo pipefail\n${block}`);
+    const { code, output } = await sh(`set -euo pipefail; ${block.trim()}`);
     expect(code, `${name}\n${output}`).toBe(0);
   }
   const taken = await json<Listed[]>('calotype snapshot list --sort name');
