@@ -9,6 +9,7 @@ import { Kysely, sql, type Transaction } from 'kysely';
 import { CalotypeError } from '../core/errors.ts';
 import { nowUs } from '../core/time.ts';
 import { migrations } from './migrations.ts';
+import { createObjectCounts } from './object-counts.ts';
 import { prepare } from './prepared.ts';
 import type { Schema } from './schema.ts';
 import { createTotals } from './snapshot-totals.ts';
@@ -77,6 +78,7 @@ export class Catalog {
     }
     migrate(raw, version, migrations.length);
     createTotals(raw);
+    createObjectCounts(raw);
     const db = new Kysely<Schema>({ dialect });
     return new Catalog(db, generation, () => db.destroy());
   }

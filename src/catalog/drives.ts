@@ -3,6 +3,7 @@ import { type ExpressionBuilder, sql } from 'kysely';
 import type { DriveId, DriveSnapshotId, ImageId, MachineId, ProjectId } from '../core/ids.ts';
 import type { DriveState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
+import { countExpression, keepCounts } from './object-counts.ts';
 import { inList } from './page.ts';
 import { prepare } from './prepared.ts';
 import type { DriveRow, Schema } from './schema.ts';
@@ -20,11 +21,7 @@ export interface DriveRecord extends DriveRow {
 
 function counts(eb: ExpressionBuilder<Schema, 'drives'>) {
   return [
-    eb
-      .selectFrom('drive_snapshots')
-      .select((e) => e.fn.countAll<number>().as('count'))
-      .whereRef('drive_snapshots.drive_id', '=', 'drives.id')
-      .as('snapshot_count'),
+    countExpression('drive', sql`drives.id`).as('snapshot_count'),
     eb
       .selectFrom('exports')
       .select((e) => e.fn.countAll<number>().as('count'))
@@ -62,7 +59,8 @@ export async function findDrive(db: Db, id: DriveId): Promise<DriveRecord | unde
   if (first === undefined) return undefined;
   const tags: string[] = [];
   for (const row of rows) if (row.tag !== null) tags.push(row.tag);
-  return { ...first, snapshot_count: first.snapshot_count ?? 0, export_count: first.export_count ?? 0, tags };
+  await keepCounts(db, 'drive', new Map([[id, first.snapshot_count]]));
+  return { ...first, export_count: first.export_count ?? 0, tags };
 }
 
 const bare = prepare<{ id: DriveId }>()((db, p) => db.selectFrom('drives').selectAll().where('id', '=', p('id')));
@@ -95,6 +93,7 @@ const byNumbers = prepare<{ numbers: string }>()((db, p) =>
 export async function drivesByNumber(db: Db, numbers: readonly number[]): Promise<DriveRecord[]> {
   if (numbers.length === 0) return [];
   const rows = await byNumbers(db, { numbers: JSON.stringify(numbers) });
+  await keepCounts(db, 'drive', new Map(rows.map((row) => [row.id, row.snapshot_count])));
   const tags = await tagsOf(
     db,
     rows.map((row) => row.id),
@@ -105,7 +104,6 @@ export async function drivesByNumber(db: Db, numbers: readonly number[]): Promis
     if (row === undefined) return [];
     return {
       ...row,
-      snapshot_count: row.snapshot_count ?? 0,
       export_count: row.export_count ?? 0,
       tags: tags.get(row.id) ?? [],
     };

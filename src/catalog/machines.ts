@@ -5,6 +5,7 @@ import type { MachineBoot, MachineHardware, MachineKind } from '../core/model.ts
 import type { MachinePower, MachineState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import { noteDeparted } from './departed-machines.ts';
+import { countExpression, keepCounts } from './object-counts.ts';
 import { inList } from './page.ts';
 import type { MachineRow, MachineSnapshotRow, MemoryFileRow } from './schema.ts';
 import { addTags, deleteTags, tagsOf } from './tags.ts';
@@ -55,12 +56,12 @@ async function completed(db: Db, rows: readonly MachineRow[]): Promise<MachineRe
     .execute();
   for (const row of attached) slots.get(row.machine_id)?.push({ slot: row.slot, driveId: row.drive_id });
   const counted = await db
-    .selectFrom('snapshots')
-    .select(['machine_id', (eb) => eb.fn.countAll<number>().as('count')])
-    .where('machine_id', 'in', ids)
-    .groupBy('machine_id')
+    .selectFrom('machines')
+    .select(['id', countExpression('machine', sql`machines.id`).as('count')])
+    .where('id', 'in', ids)
     .execute();
-  const counts = new Map(counted.map((row) => [row.machine_id, row.count]));
+  const counts = new Map(counted.map((row) => [row.id, row.count]));
+  await keepCounts(db, 'machine', counts);
   return rows.map((row) => ({
     ...row,
     snapshot_count: counts.get(row.id) ?? 0,

@@ -199,6 +199,15 @@ update snapshots set part_count = (select count(*) from drive_snapshots p where 
   where id in (select snapshot_id from drive_snapshots group by snapshot_id having count(*) <> 1)
     or id not in (select snapshot_id from drive_snapshots);
 create index snapshots_by_part_count on snapshots (project_id, number, part_count) where part_count <> 1;
+drop index snapshots_by_machine;
+create index snapshots_by_machine on snapshots (machine_id, number, created_at, name) where machine_id is not null;
+create index snapshots_of_machine_by_time on snapshots (machine_id, created_at, number, name)
+  where machine_id is not null;
+create index snapshots_of_machine_by_name on snapshots (machine_id, name, number, created_at)
+  where machine_id is not null;
+create index drive_snapshots_by_time on drive_snapshots (drive_id, created_at, number);
+create index tasks_by_user on tasks (user_id, number);
+create index tasks_ended_badly on tasks (project_id, state, number) where state in ('failed', 'cancelled');
 
 create table departed_machines (
   number {{bigint}} primary key, id text not null unique, project_id text not null references projects(id),

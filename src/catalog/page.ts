@@ -38,9 +38,15 @@ export function patternPrefix(pattern: string): { prefix: string; exact: boolean
   return { prefix: pattern.slice(0, star), exact: false, simple: /^\*+$/.test(pattern.slice(star)) };
 }
 
-/** Above every text that starts with `prefix`, in the byte order of the index. */
-function endOfPrefix(prefix: string): string {
-  return `${prefix}\u{10ffff}`;
+/** The least text above every one that starts with `prefix`, in the byte order of the index; null when there is none. */
+export function endOfPrefix(prefix: string): string | null {
+  const points = [...prefix];
+  for (let last = points.pop(); last !== undefined; last = points.pop()) {
+    const point = last.codePointAt(0) ?? 0;
+    // UTF-8 has the order of code points, without the halves of surrogate pairs.
+    if (point < 0x10ffff) return `${points.join('')}${String.fromCodePoint(point === 0xd7ff ? 0xe000 : point + 1)}`;
+  }
+  return null;
 }
 
 export interface NameConditions {
@@ -66,10 +72,13 @@ export function nameConditions(column: RawBuilder<string>, filter: NameQuery): N
     if (filter.name !== undefined) test.push(sql<SqlBool>`${column} glob ${globOf(filter.nameLike)}`);
     else if (exact) equals(prefix);
     else {
-      if (prefix !== '') {
-        const end = endOfPrefix(prefix);
+      const end = endOfPrefix(prefix);
+      if (end !== null) {
         seek.push(sql<SqlBool>`${column} >= ${prefix} and ${column} < ${end}`);
         outside.push(sql<SqlBool>`${column} < ${prefix}`, sql<SqlBool>`${column} >= ${end}`);
+      } else if (prefix !== '') {
+        seek.push(sql<SqlBool>`${column} >= ${prefix}`);
+        outside.push(sql<SqlBool>`${column} < ${prefix}`);
       }
       if (!simple) test.push(sql<SqlBool>`${column} glob ${globOf(filter.nameLike)}`);
     }

@@ -108,9 +108,7 @@ function testOf(column: RawBuilder<unknown>, type: FieldType, test: Comparison):
       return sql<SqlBool>`(${column} is not null)`;
     case 'in': {
       if (test.values.length === 0) return sql<SqlBool>`false`;
-      const values = test.values
-        .filter((value) => fits(type, value) && Math.abs(Number(value)) !== Infinity)
-        .map(bound);
+      const values = possibleValues(type, test.values);
       return values.length === 0 ? sameForAll(column, false) : sql<SqlBool>`(${inList(column, values)})`;
     }
     case 'like':
@@ -137,12 +135,17 @@ export function fits(type: FieldType, value: FieldValue): boolean {
   return typeof value === (type === 'text' ? 'string' : type) && !Number.isNaN(value);
 }
 
+/** Of these, the ones that a field of the type can have. */
+export function possibleValues(type: FieldType, values: readonly FieldValue[]): (string | number)[] {
+  return values.filter((value) => fits(type, value) && (type !== 'number' || Number.isFinite(value))).map(bound);
+}
+
 /** The database has no booleans, and no halves of surrogate pairs. */
 export function bound(value: FieldValue): string | number {
   if (typeof value === 'string') return value.toWellFormed();
   return typeof value === 'number' ? value : value ? 1 : 0;
 }
 
-function isBeyondText(pattern: string): boolean {
+export function isBeyondText(pattern: string): boolean {
   return pattern.length > maxPatternLength || pattern.includes('\0');
 }

@@ -4,6 +4,7 @@
  */
 import { type RawBuilder, sql } from 'kysely';
 import type { QueryFields, QueryKind } from '../core/query.ts';
+import { countExpression } from './object-counts.ts';
 
 export type FieldType = 'text' | 'number' | 'boolean';
 
@@ -38,6 +39,10 @@ function outranked(handle: number | undefined, id: RawBuilder<unknown>, stored: 
 
 type FieldTable<K extends QueryKind> = { readonly [F in Exclude<QueryFields[K], 'tag'>]: Field };
 
+const firstSnapshot = (order: 'asc' | 'desc'): RawBuilder<unknown> =>
+  sql`(select x.created_at from snapshots x indexed by snapshots_of_machine_by_time where x.machine_id = m.id
+    order by x.created_at ${sql.raw(order)} limit 1)`;
+
 const machine: FieldTable<'machine'> = {
   number: number(sql`m.number`),
   id: text(sql`m.id`),
@@ -52,9 +57,9 @@ const machine: FieldTable<'machine'> = {
   startedAt: number(sql`m.started_at`),
   cpus: number(sql`json_extract(m.hardware_json, '$.cpus')`),
   memoryBytes: number(sql`json_extract(m.hardware_json, '$.memoryBytes')`),
-  snapshotCount: number(sql`(select count(*) from snapshots x where x.machine_id = m.id)`),
-  oldestSnapshotAt: number(sql`(select min(x.created_at) from snapshots x where x.machine_id = m.id)`),
-  newestSnapshotAt: number(sql`(select max(x.created_at) from snapshots x where x.machine_id = m.id)`),
+  snapshotCount: number(countExpression('machine', sql`m.id`)),
+  oldestSnapshotAt: number(firstSnapshot('asc')),
+  newestSnapshotAt: number(firstSnapshot('desc')),
 };
 
 const ofMachine = (column: RawBuilder<unknown>): RawBuilder<unknown> =>
@@ -143,7 +148,7 @@ const drive: FieldTable<'drive'> = {
   createdAt: number(sql`d.created_at`),
   updatedAt: number(sql`d.updated_at`),
   sizeBytes: number(sql`d.size_bytes`),
-  snapshotCount: number(sql`(select count(*) from drive_snapshots x where x.drive_id = d.id)`),
+  snapshotCount: number(countExpression('drive', sql`d.id`)),
   exported: boolean(sql`exists (select 1 from exports x where x.drive_id = d.id and x.machine_id is null)`),
   imageId: text(sql`d.image_id`),
   sourceId: text(sql`d.source_id`),

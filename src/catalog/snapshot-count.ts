@@ -5,7 +5,7 @@
 import { type SqlBool, sql } from 'kysely';
 import type { ProjectId } from '../core/ids.ts';
 import type { Db } from './catalog.ts';
-import { allOf, type Condition, countAll, inList } from './page.ts';
+import { type Condition, countAll, inList } from './page.ts';
 import {
   along,
   type Filters,
@@ -20,6 +20,7 @@ import {
   taggedWith,
 } from './snapshot-filters.ts';
 import { matchingNames, narrowest } from './snapshot-list.ts';
+import { shareOf } from './snapshot-sample.ts';
 import { hourUs, totalOf } from './snapshot-totals.ts';
 
 export async function countSnapshots(db: Db, query: SnapshotQuery): Promise<number> {
@@ -82,7 +83,6 @@ async function countTimes(db: Db, query: SnapshotQuery, projectId: ProjectId): P
   return total;
 }
 
-const sampleSize = 200;
 /** Below this it does not matter which side is counted. */
 const worthSampling = 50_000;
 
@@ -92,24 +92,8 @@ async function countNames(db: Db, query: SnapshotQuery, filters: Filters, projec
     countAll(db, along.name, [query.visible, ...condition]);
   const oneRange = filters.name.test.length === 0 && filters.time.length === 0;
   const total = oneRange ? await totalOf(db, projectId) : 0;
-  if (total < worthSampling || (await shareOf(db, query, filters.covered)) < 0.5) return count(filters.covered);
+  if (total < worthSampling || (await shareOf(db, query.visible, filters.covered)) < 0.5) return count(filters.covered);
   let outside = 0;
   for (const range of filters.name.outside) outside += await count([range]);
   return total - outside;
-}
-
-/** The share of snapshots, picked evenly over their numbers, that meet some conditions. */
-async function shareOf(db: Db, query: SnapshotQuery, conditions: readonly Condition[]): Promise<number> {
-  const ends = await sql<{ low: number | null; high: number | null }>`
-    select (select min(number) from snapshots) as low, (select max(number) from snapshots) as high`.execute(db);
-  const { low, high } = ends.rows[0] ?? { low: null, high: null };
-  if (low === null || high === null) return 0;
-  const step = Math.max(1, Math.floor((high - low) / sampleSize));
-  const numbers: number[] = [];
-  for (let number = low; number <= high; number += step) numbers.push(number);
-  const sample = await sql<{ seen: number; met: number }>`
-    select count(*) as seen, coalesce(sum(case when ${allOf(conditions)} then 1 else 0 end), 0) as met
-    from snapshots as s where ${inList(sql`s.number`, numbers)} and ${query.visible}`.execute(db);
-  const { seen, met } = sample.rows[0] ?? { seen: 0, met: 0 };
-  return seen === 0 ? 0 : met / seen;
 }

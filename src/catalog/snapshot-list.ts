@@ -18,6 +18,7 @@ import {
 } from './page.ts';
 import {
   along,
+  byNumber,
   type Filters,
   fewOf,
   filtersOf,
@@ -113,7 +114,7 @@ async function searchNames(
   const conditions = [...walk.conditions, ...(others === null ? [] : [leavingOut(query, others)])];
   const all = query.totalToo === true ? await matchingNames(db, query, filters) : undefined;
   if (all === undefined) return findPlaces(db, walk.source, conditions, walk.columns, page);
-  return findPlaces(db, sql`snapshots as s`, [...conditions, inList(number, all)], walk.columns, page);
+  return findPlaces(db, byNumber, [...conditions, inList(number, all)], walk.columns, page);
 }
 
 const searched = new WeakMap<SnapshotQuery, Promise<readonly number[] | undefined>>();
@@ -188,7 +189,10 @@ export async function narrowest(
   const leavesFew = async (source: RawBuilder<unknown>, conditions: readonly Condition[]): Promise<boolean> =>
     (await countUpTo(db, source, conditions, few + 1)) <= few;
   const { visible, tag, states } = query;
-  const conditions = [visible, ...filters.covered, ...filters.tag, ...filters.state];
+  // Looking a few others up once costs less than the state of each.
+  const others = query.projectId === null ? null : await othersOf(db, query, query.projectId);
+  const state = others === null || others.total > few ? filters.state : [leavingOut(query, others.condition)];
+  const conditions = [visible, ...filters.covered, ...filters.tag, ...state];
   if (filters.name.seek.length > 0 && sort !== 'name') {
     if (await leavesFew(along.name, [visible, ...filters.name.seek])) return { source: along.name, conditions };
   }
@@ -196,7 +200,8 @@ export async function narrowest(
     return { source: taggedWith(tag), conditions: [visible, ...filters.covered, ...filters.state] };
   }
   if (states !== undefined && sort !== 'state' && query.projectId !== null) {
-    if ((await totalOf(db, query.projectId, { states })) <= few) return { source: along.state, conditions };
+    const inStates = [visible, ...filters.covered, ...filters.tag, ...filters.state];
+    if ((await totalOf(db, query.projectId, { states })) <= few) return { source: along.state, conditions: inStates };
   }
   if (filters.time.length > 0 && sort !== 'created') {
     if (await leavesFew(along.created, [visible, ...filters.time])) return { source: along.created, conditions };

@@ -55,7 +55,8 @@ function compile(re2: Library, pattern: string, ignoreCase: boolean): RE2JS {
 }
 
 function matches(pattern: SQLInputValue, ignoreCase: SQLInputValue, text: SQLInputValue): number | null {
-  if (typeof text !== 'string' || typeof pattern !== 'string' || library === undefined) return null;
+  if (typeof text !== 'string') return null;
+  if (typeof pattern !== 'string' || library === undefined) throw new Error('the pattern was not prepared');
   return compile(library, pattern, Number(ignoreCase) === 1).test(text) ? 1 : 0;
 }
 

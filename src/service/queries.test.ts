@@ -3,12 +3,13 @@ import fc from 'fast-check';
 import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { DriveId, MachineId, UserId } from '../core/ids.ts';
-import type { Condition, FieldValue, Query, QueryKind } from '../core/query.ts';
+import type { FieldValue, Query, QueryKind } from '../core/query.ts';
 import type { Caller } from './caller.ts';
 import type { QueriedObjects } from './interface.ts';
 import { can } from './rights.ts';
 import { codeOf, Harness } from './testing/harness.ts';
 import { type Population, populate } from './testing/population.ts';
+import { queriesOf } from './testing/random-queries.ts';
 import { compareValues, type Getters, listInMemory, type Value } from './testing/reference-query.ts';
 
 let h: Harness;
@@ -207,88 +208,17 @@ async function sees(caller: Caller, kind: QueryKind, id: string): Promise<boolea
   return can(caller, 'read', object, h.catalog.db);
 }
 
-const junk: readonly FieldValue[] = [
-  '',
-  'nothing',
-  '\0',
-  'a\ud800',
-  '5',
-  5,
-  -1,
-  0.5,
-  Number.NaN,
-  Infinity,
-  true,
-  false,
-];
-
-const patterns = ['^w', 'b$', '[0-9]', 'e.b', '', '語', 'A|B'];
-
-/** Tests of a field, with values that some object has and values that none has. */
-function testsOf(kind: QueryKind, field: string): fc.Arbitrary<Condition> {
-  const getter: ((object: never) => Value | readonly string[]) | undefined = getters[kind][field];
-  const found = new Set<FieldValue>(junk);
-  for (const object of world[kind]) {
-    for (const value of [getter?.(object as never)].flat()) if (value != null) found.add(value);
-  }
-  const values = fc.constantFrom(...found);
-  const texts = fc.constantFrom(...[...found].filter((value) => typeof value === 'string'));
-  const cut = fc.tuple(texts, fc.nat(4), fc.nat(4)).map(([text, from, length]) => text.slice(from, from + length));
-  const like = fc
-    .array(fc.oneof(fc.constant('*'), cut, texts), { maxLength: 4 })
-    .map((pieces) => pieces.join('').toWellFormed());
-  return fc.oneof(
-    fc.record({
-      field: fc.constant(field),
-      op: fc.constantFrom('eq', 'ne', 'lt', 'le', 'gt', 'ge'),
-      value: values.map((value) => (typeof value === 'string' ? value.toWellFormed() : value)),
+/** The values that some object has in each field. */
+function valuesIn(kind: QueryKind): Map<string, FieldValue[]> {
+  return new Map(
+    Object.entries(getters[kind]).map(([field, getter]) => {
+      const found = new Set<FieldValue>();
+      for (const object of world[kind]) {
+        for (const value of [getter(object as never)].flat()) if (value !== null) found.add(value);
+      }
+      return [field, [...found]];
     }),
-    fc.record({ field: fc.constant(field), op: fc.constant('in'), values: fc.array(values, { maxLength: 4 }) }),
-    fc.record({ field: fc.constant(field), op: fc.constantFrom('isNull', 'isNotNull') }),
-    fc.record({ field: fc.constant(field), op: fc.constant('like'), value: like }),
-    fc.record({
-      field: fc.constant(field),
-      op: fc.constant('contains'),
-      value: cut.map((text) => text.toWellFormed()),
-    }),
-    fc.record({
-      field: fc.constant(field),
-      op: fc.constant('matches'),
-      value: fc.constantFrom(...patterns),
-      ignoreCase: fc.boolean(),
-    }),
-  ) as fc.Arbitrary<Condition>;
-}
-
-function queriesOf(kind: QueryKind): fc.Arbitrary<Query> {
-  const fields = Object.keys(getters[kind]);
-  const test = fc.constantFrom(...fields).chain((field) => testsOf(kind, field));
-  const { condition } = fc.letrec<{ condition: Condition }>((tie) => ({
-    condition: fc.oneof(
-      { maxDepth: 4, depthSize: 'small' },
-      test,
-      fc.record({ all: fc.array(tie('condition'), { maxLength: 3 }) }),
-      fc.record({ any: fc.array(tie('condition'), { maxLength: 3 }) }),
-      fc.record({ not: tie('condition') }),
-    ),
-  }));
-  const key = fc.record(
-    {
-      by: fc.constantFrom(...fields.filter((field) => field !== 'tag')),
-      order: fc.constantFrom('asc', 'desc'),
-      ignoreCase: fc.boolean(),
-    },
-    { requiredKeys: ['by'] },
   );
-  return fc.record(
-    {
-      where: condition,
-      sort: fc.array(key, { maxLength: 3 }),
-      offset: fc.nat(20),
-      limit: fc.option(fc.nat(30), { nil: null }),
-    },
-    { requiredKeys: [] },
-  ) as fc.Arbitrary<Query>;
 }
 
 const kinds: readonly QueryKind[] = ['machine', 'snapshot', 'part', 'drive', 'image', 'task'];
@@ -301,7 +231,7 @@ describe('a list by any condition', () => {
         const seen = await seenBy(caller, kind);
         expect(seen.length, `${caller.role} sees some`).toBeGreaterThan(0);
         await fc.assert(
-          fc.asyncProperty(queriesOf(kind), async (query) => {
+          fc.asyncProperty(queriesOf(valuesIn(kind)), async (query) => {
             const list = await h.service.queries.list(caller, kind, { ...query, withTotal: true, withAll: true });
             const { page, total } = listInMemory<QueriedObjects[typeof kind]>(
               seen,

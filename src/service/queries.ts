@@ -5,7 +5,8 @@ import { imagesByNumber } from '../catalog/images.ts';
 import { machinesByNumber } from '../catalog/machines.ts';
 import type { Condition } from '../catalog/page.ts';
 import { checkQuery, testsOf } from '../catalog/query-condition.ts';
-import { countMatches, findNumbers, type ListQuery } from '../catalog/query-list.ts';
+import { findMatches } from '../catalog/query-list.ts';
+import type { ListQuery } from '../catalog/query-rows.ts';
 import { partsByNumber, snapshotsByNumber } from '../catalog/snapshots.ts';
 import { preparePattern } from '../catalog/sql-functions.ts';
 import { drivesOfTasks, tasksByNumber } from '../catalog/tasks.ts';
@@ -84,13 +85,13 @@ export function queryUseCases(context: Context): QueryUseCases {
       const { where, sort, offset = 0, limit = defaultLimit } = query;
       const visible = visibleOf(caller, kind);
       return withLiveValues(context, caller, kind, fieldsIn(query), async (live) => {
-        const list: ListQuery = { kind, visible, live, where, sort };
-        const numbers = limit === 0 ? [] : await findNumbers(db, list, { offset, limit });
-        return {
-          items: await load(kind, numbers),
-          total: query.withTotal === true ? await countMatches(db, list) : null,
-          all: query.withAll === true ? await countMatches(db, { ...list, where: undefined }) : null,
-        };
+        const projectId = caller.role === 'guest' ? null : caller.projectId;
+        const list: ListQuery = { kind, visible, projectId, live, where, sort };
+        const window = limit === 0 ? null : { offset, limit };
+        const { numbers, total } = await findMatches(db, list, window, query.withTotal === true);
+        const everything = { ...list, where: undefined };
+        const all = query.withAll === true ? (await findMatches(db, everything, null, true)).total : null;
+        return { items: await load(kind, numbers), total, all };
       });
     },
   };

@@ -4,7 +4,7 @@
  */
 
 import type { Catalog, Tx } from '../../catalog/catalog.ts';
-import { insertDrive } from '../../catalog/drives.ts';
+import { insertDrive, pointsOfDrive } from '../../catalog/drives.ts';
 import { insertExport } from '../../catalog/exports.ts';
 import { insertImage } from '../../catalog/images.ts';
 import { forgetMachine, insertMachine, insertMachineSnapshot } from '../../catalog/machines.ts';
@@ -99,8 +99,9 @@ class Populating {
     };
   }
 
-  /** Later than the one before, but for some. */
+  /** Later than the one before, but for some; some are at once. */
   #time(): number {
+    if (this.#chance(15)) return this.#at;
     this.#at += 1000 + this.#random(50);
     return this.#chance(20) ? this.#at - this.#random(20_000) : this.#at;
   }
@@ -181,7 +182,8 @@ class Populating {
   ): Promise<{ id: SnapshotId; parts: DriveSnapshotId[] }> {
     const id = newId<SnapshotId>();
     const machineId = this.#chance(50) ? this.#one(machineIds) : null;
-    const covered = driveIds.filter(() => this.#chance(20));
+    // One drive has more than the others.
+    const covered = driveIds.filter((_, at) => this.#chance(at === 0 ? 60 : 20));
     const at = this.#time();
     const parts = (covered.length === 0 ? [this.#one(driveIds)] : covered).map((driveId) => ({
       id: newId<DriveSnapshotId>(),
@@ -270,7 +272,11 @@ class Populating {
         .execute();
     }
     for (const id of driveIds) {
-      const change = { based_on: this.#one(partIds), source_id: this.#chance(30) ? this.#one(partIds) : null };
+      const parts = await pointsOfDrive(tx, id);
+      const change = {
+        based_on: parts.length === 0 ? null : this.#one(parts),
+        source_id: this.#chance(50) ? this.#one(partIds) : null,
+      };
       await tx.updateTable('drives').set(change).where('id', '=', id).execute();
     }
     for (const id of machineIds) {
