@@ -2,7 +2,7 @@
  * Short lists that clients ask for again and again, remembered as long as no row changes. Not what only memory knows:
  * machines that run, sizes under a writer, tasks.
  */
-import { testsOf } from '../catalog/query-condition.ts';
+import { checkQuery, testsOf } from '../catalog/query-condition.ts';
 import type { DriveSnapshot } from '../core/model.ts';
 import { always, type Query, type QueryKind } from '../core/query.ts';
 import { BoundedMap } from './bounded-map.ts';
@@ -48,6 +48,8 @@ export function rememberLists(
   return {
     async list<K extends QueryKind>(caller: Caller, kind: K, query: Query<K>) {
       if (kind === 'task') return queries.list(caller, kind, query);
+      // Before anything walks through it.
+      checkQuery(kind, query);
       const { generation } = catalog;
       const lists: Book[K] = book[kind];
       const question = questionOf(caller, query);
