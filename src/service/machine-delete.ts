@@ -21,6 +21,7 @@ import { assertVersion } from './labels.ts';
 import { bringDown } from './machine-power.ts';
 import { machineOf } from './machine-tasks.ts';
 import { replayTask } from './replay.ts';
+import { can } from './rights.ts';
 import type { AddTask } from './runner.ts';
 
 const shownBlocking = 100;
@@ -81,8 +82,10 @@ export function deleteMachine(
             if (!driveIds.includes(driveId)) throw new CalotypeError('drive_not_attached', undefined, { driveId });
           }
         }
-        await updateMachine(tx, id, { state: 'deleting', updated_at: nowUs() });
         const { driveSnapshots = 'keep' } = options;
+        const touched = driveSnapshots === 'delete' ? driveIds : driveIds.filter((driveId) => goes(drives, driveId));
+        await assertMayTouch(tx, caller, touched);
+        await updateMachine(tx, id, { state: 'deleting', updated_at: nowUs() });
         const added = await add({
           kind: 'machine.delete',
           input: { drives, snapshots: snapshots === 'delete' ? 'delete' : 'keep', driveSnapshots },
@@ -145,6 +148,18 @@ export function registerMachineDelete(context: Context): void {
 }
 
 const ownerAs = (task: ActiveTask) => ({ projectId: task.row.project_id, userId: task.row.user_id, via: task.row.via });
+
+/** The right to change a machine is none to delete its drives or what was taken of them by itself. @throws forbidden */
+async function assertMayTouch(tx: Tx, caller: Caller, driveIds: readonly DriveId[]): Promise<void> {
+  for (const id of driveIds) {
+    if (await can(caller, 'write', { projectId: caller.projectId, kind: 'drive', id }, tx)) continue;
+    throw new CalotypeError('forbidden', 'You may not change all drives of the machine: keep its drives.', {
+      kind: 'drive',
+      id,
+      needs: 'rw',
+    });
+  }
+}
 
 function goes(fate: MachineDeletionInput['drives'], id: DriveId): boolean {
   return typeof fate === 'string' ? fate === 'delete' : fate.includes(id);

@@ -1,6 +1,6 @@
 /** The use cases of tasks: looking at them, waiting for them, steering them. */
 
-import { addEvent } from '../catalog/catalog.ts';
+import { addEvent, type Db } from '../catalog/catalog.ts';
 import type { TaskRow } from '../catalog/schema.ts';
 import { listTasks } from '../catalog/task-list.ts';
 import { drivesOfTasks, findTask, namesOfStarters, removeTask } from '../catalog/tasks.ts';
@@ -20,17 +20,24 @@ import { tasksUnderWay } from './under-way.ts';
 export function taskUseCases(context: Context): TaskUseCases {
   const { catalog, runner } = context;
 
-  async function mayDo(caller: Caller, action: Action, row: TaskRow, driveIds: readonly DriveId[]): Promise<boolean> {
+  /** `db`: within a transaction, that one, as the catalogue waits for its end. */
+  async function mayDo(
+    caller: Caller,
+    action: Action,
+    row: TaskRow,
+    driveIds: readonly DriveId[],
+    db: Db = catalog.db,
+  ): Promise<boolean> {
     if (row.project_id === null) return caller.role === 'operator';
     if (row.project_id !== caller.projectId) return false;
     if (caller.role !== 'guest' || row.user_id === caller.userId) return true;
     if (row.machine_id !== null) {
       const machine = { projectId: row.project_id, kind: 'machine', id: row.machine_id } as const;
-      if (await can(caller, action, machine, catalog.db)) return true;
+      if (await can(caller, action, machine, db)) return true;
     }
     for (const id of driveIds) {
       const object = { projectId: row.project_id, kind: 'drive', id } as const;
-      const allowed = await can(caller, action, object, catalog.db);
+      const allowed = await can(caller, action, object, db);
       if (action === 'read' ? allowed : !allowed) return allowed;
     }
     return action === 'write' && driveIds.length > 0;
@@ -151,7 +158,7 @@ export function taskUseCases(context: Context): TaskUseCases {
         const row = await findTask(tx, id);
         if (row === undefined) throw notFound('task', id);
         const driveIds = (await drivesOfTasks(tx, [id])).get(id) ?? [];
-        if (!(await mayDo(caller, 'write', row, driveIds)))
+        if (!(await mayDo(caller, 'write', row, driveIds, tx)))
           throw new CalotypeError('forbidden', undefined, { taskId: id });
         await removeTask(tx, id);
         await addEvent(tx, {

@@ -1,4 +1,5 @@
 /** `/servers/`: machines, as far as clients of drives and snapshots need them. */
+import { CalotypeError } from '../../core/errors.ts';
 import type { DriveId, MachineId } from '../../core/ids.ts';
 import type { Machine } from '../../core/model.ts';
 import type { Condition, QueryFields } from '../../core/query.ts';
@@ -112,6 +113,7 @@ export async function updateServer(call: Call): Promise<Answer> {
   const { name, cpus, memoryBytes } = readHardware(fields);
   const drives = readDrives(fields);
   const labels = await readLabels(call, fields);
+  if (drives !== undefined) await assertMovable(call, machine, drives);
   const { hardware } = machine;
   const changed = await service.machines.update(caller, machine.id, {
     ...(name === undefined ? {} : { name }),
@@ -124,10 +126,23 @@ export async function updateServer(call: Call): Promise<Answer> {
   return ok(await presentOne(call, await findServer(call)));
 }
 
+/** Before anything of the server is changed. @throws not_found, forbidden for a drive that the caller may not plug or unplug */
+async function assertMovable({ service, caller }: Call, machine: Machine, wanted: readonly DriveId[]): Promise<void> {
+  const own = machine.drives.map((slot) => slot.driveId);
+  const moving = [
+    ...own.filter((driveId) => !wanted.includes(driveId)),
+    ...wanted.filter((driveId) => !own.includes(driveId)),
+  ];
+  for (const driveId of moving) await service.drives.get(caller, driveId);
+  const access = await service.sharing.accessToShown(caller, 'drive', moving);
+  const refused = moving.find((driveId) => access.get(driveId) !== 'rw');
+  if (refused === undefined) return;
+  throw new CalotypeError('forbidden', `You may look at drive ${refused} but not change it.`, { needs: 'rw' });
+}
+
 /** Brings the drives of a server to what they shall be, one after the other. */
 async function plug({ service, caller }: Call, machine: Machine, wanted: readonly DriveId[]): Promise<void> {
   const own = machine.drives.map((slot) => slot.driveId);
-  for (const driveId of wanted) if (!own.includes(driveId)) await service.drives.get(caller, driveId);
   const steps = [
     ...own
       .filter((driveId) => !wanted.includes(driveId))

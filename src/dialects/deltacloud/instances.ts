@@ -125,6 +125,10 @@ export function instanceRoutes(context: DialectContext): Routes {
     if (realmId !== realm.id) throw missing('realm', realmId);
     const name = optional(parameters, 'name');
     const imageId = await objectId(service, 'image', wantedImage, () => missing('image', wantedImage));
+    // Who may not see it is not told that it is there by being refused to make anything.
+    await service.images.get(caller, imageId).catch((error: unknown) => {
+      throw missingInstead(error, 'image', wantedImage);
+    });
     const { machine, task } = await service.images
       .cloneMachine(caller, imageId, {
         ...(name === undefined ? {} : { name }),
