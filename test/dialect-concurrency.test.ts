@@ -7,7 +7,7 @@ import { DialectRig, type Loose, MiB, type Person } from './support/dialect-rig.
 import { type Face, facesOf, Refusal, type Target } from './support/faces.ts';
 
 const clients = 50;
-const stepsEach = process.env.CALOTYPE_LONG === '1' ? 100 : 6;
+const stepsEach = process.env.CALOTYPE_LONG === '1' ? 100 : 3;
 const sizeBytes = 2 * MiB;
 
 const stateA = Buffer.alloc(sizeBytes, 0xaa);
