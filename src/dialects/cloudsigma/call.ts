@@ -22,6 +22,8 @@ export interface Call {
 export interface Answer {
   readonly status: number;
   readonly body?: unknown;
+  /** The body's text, where it was made before. */
+  readonly text?: string;
   /** Path of the object that was made. */
   readonly location?: string;
 }
@@ -47,11 +49,12 @@ export function parametersOf(call: Call): Parameters {
   return readParameters(rawQueryOf(call.request));
 }
 
-export function send({ request, reply, mount }: Call, { status, body, location }: Answer): FastifyReply {
+export function send({ request, reply, mount }: Call, { status, body, text, location }: Answer): FastifyReply {
   reply.raw.statusMessage = reasonOf(status);
   reply.code(status);
   if (location !== undefined)
     reply.header('location', request.base.slice(0, request.base.length - mount.length) + location);
+  if (text !== undefined) return reply.header('content-type', jsonType).send(text);
   if (body === undefined) return reply.header('content-type', 'text/html; charset=utf-8').send();
   return reply.header('content-type', jsonType).send(JSON.stringify(body));
 }

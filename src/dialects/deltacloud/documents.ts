@@ -1,6 +1,7 @@
 /** What operations answer with, and how it becomes bytes in one of the three formats. */
 import { hash } from 'node:crypto';
 import type { FastifyReply } from 'fastify';
+import { Kept } from '../kept.ts';
 import type { Call } from './calls.ts';
 import { contentSecurityPolicy, type Page, wholePage } from './html.ts';
 import { contentTypes, type Format } from './negotiation.ts';
@@ -50,10 +51,7 @@ export interface Rendering {
   readonly etag: string;
 }
 
-/** What polling clients ask for again and again, by what it was made of and the address and format that it was made for. */
-const renderings = new WeakMap<object, Map<string, Rendering>>();
-/** Hosts that one thing is asked for by, times formats. */
-const renderingsOfOne = 12;
+const renderings = new Kept<Rendering>();
 
 function renderingKey({ format, links, id }: Call): string {
   return `${format} ${links.base} ${id}`;
@@ -61,14 +59,7 @@ function renderingKey({ format, links, id }: Call): string {
 
 /** The document of an object as it was made before. */
 export function madeBefore(madeOf: object, call: Call): Rendering | undefined {
-  return renderings.get(madeOf)?.get(renderingKey(call));
-}
-
-function keep(madeOf: object, call: Call, rendering: Rendering): void {
-  const known = renderings.get(madeOf) ?? new Map<string, Rendering>();
-  if (known.size >= renderingsOfOne) known.clear();
-  known.set(renderingKey(call), rendering);
-  renderings.set(madeOf, known);
+  return renderings.get(madeOf, renderingKey(call));
 }
 
 export function memberDocument<T>(resource: Resource<T>, value: T, self: string, links: Links): Document {
@@ -147,7 +138,7 @@ export function sendAnswer(call: Call, reply: FastifyReply, answer: Answer): Fas
       const body = bodyFor(format, document, links);
       if (status === 202) return sendText(reply, status, contentTypes[format], body);
       const rendering = rendered(body);
-      if (madeOf !== undefined) keep(madeOf, call, rendering);
+      if (madeOf !== undefined) renderings.keep(madeOf, renderingKey(call), rendering);
       if (status === 200) noteRuntime(reply);
       return sendTagged(reply, status, contentTypes[format], rendering);
     }

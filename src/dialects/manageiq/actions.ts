@@ -14,6 +14,12 @@ export interface Answer {
   readonly body: unknown;
 }
 
+/** An answer whose text was made before. */
+export interface MadeAnswer {
+  readonly status: 200;
+  readonly text: string;
+}
+
 export const noContent: Answer = { status: 204, body: null };
 
 export function ok(body: unknown): Answer {

@@ -3,6 +3,7 @@
  * (base_controller.rb#index, links_builder.rb, query_counts.rb of ManageIQ/manageiq-api)
  */
 import { type Condition, never, type Query, type QueryFields, type QueryKind } from '../../core/query.ts';
+import { Kept } from '../kept.ts';
 import type { Env } from './attributes.ts';
 import { refuse } from './errors.ts';
 import { allOf, conditionOf } from './filters.ts';
@@ -10,13 +11,23 @@ import { type PageParams, type Params, pageOf } from './parse.ts';
 import { actionsAt } from './present.ts';
 import { type Resource, searchIn, select, show } from './resources.ts';
 
-/** @throws invalid_request */
+const lists = new Kept<string>();
+
+/**
+ * Whether what is shown depends on nothing but rows: not on relations, which may hold what only memory knows, and not on grants
+ * that are looked up one by one.
+ */
+export function isKept({ caller }: Env, { attributes, expand }: Params): boolean {
+  return caller.role !== 'guest' && attributes.length === 0 && expand.every((name) => name === 'resources');
+}
+
+/** The answer's text. @throws invalid_request */
 export async function list<K extends QueryKind, T>(
   resource: Resource<K, T>,
   env: Env,
   params: Params,
   url: string,
-): Promise<unknown> {
+): Promise<string> {
   const page = pageOf(params);
   const selection = select(resource, params.attributes);
   const { kind, where: own, path, klass } = resource;
@@ -35,7 +46,10 @@ export async function list<K extends QueryKind, T>(
     withTotal: isFiltered,
     withAll: !resource.countsOwn,
   };
-  const { items, total, all } = await queries.list(env.caller, kind, query);
+  const found = await queries.list(env.caller, kind, query);
+  const known = isKept(env, params) ? lists.get(found, url) : undefined;
+  if (known !== undefined) return known;
+  const { items, total, all } = found;
   const count = all ?? (await queries.list(env.caller, kind, { where: own, limit: 0, withTotal: true })).total ?? 0;
   const counts = { count, subcount: items.length, ...(total === null ? {} : { subquery_count: total }) };
   const matches = total ?? count;
@@ -43,14 +57,15 @@ export async function list<K extends QueryKind, T>(
   const resources = params.expand.includes('resources')
     ? await show(resource, views, env, selection, params.expand)
     : views.map((item) => ({ href: `${env.api}/${path}/${resource.numberOf(item)}` }));
-  return {
+  const text = JSON.stringify({
     name: resource.name,
     ...counts,
     pages: Math.ceil(matches / page.limit),
     ...(params.hide.includes('resources') ? {} : { resources }),
     ...actionsAt(`${env.api}/${path}`, resource.actions),
     links: linksOf(url, page, matches),
-  };
+  });
+  return isKept(env, params) ? lists.keep(found, url, text) : text;
 }
 
 /** `/department/finance` is looked for as the tag `department/finance`, or as it is written. */

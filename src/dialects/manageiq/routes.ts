@@ -5,12 +5,13 @@ import type { Machine } from '../../core/model.ts';
 import type { QueryKind } from '../../core/query.ts';
 import type { QueriedObjects } from '../../service/interface.ts';
 import type { Dialect, DialectContext } from '../dialect.ts';
-import { type Answer, noContent, ok } from './actions.ts';
+import { Kept } from '../kept.ts';
+import { type Answer, type MadeAnswer, noContent, ok } from './actions.ts';
 import type { Env } from './attributes.ts';
 import { authenticate, issueToken, type Known, tokenOf } from './authentication.ts';
 import { entryPoint, productInfo } from './entry.ts';
 import { answerError, answerParserError, corsHeaders, jsonType, refuse } from './errors.ts';
-import { list } from './lists.ts';
+import { isKept, list } from './lists.ts';
 import { postMachine, postMachines } from './machine-actions.ts';
 import { machineOf, machineResources } from './machines.ts';
 import { accessOf } from './objects.ts';
@@ -34,7 +35,7 @@ interface Call {
   number(name: string, klass: string): number;
 }
 
-type Handler = (call: Call) => Promise<Answer>;
+type Handler = (call: Call) => Promise<Answer | MadeAnswer>;
 
 function addRoutes(app: FastifyInstance, context: DialectContext): void {
   app.addHook('onRequest', (_request, reply, done) => {
@@ -173,19 +174,28 @@ function addVolumes(route: AddRoute, options: AddOptions): void {
 }
 
 function listing<K extends QueryKind, T>(resource: Resource<K, T>): Handler {
-  return async ({ env, params, request }) => ok(await list(resource, env, params, request.base + addressOf(request)));
+  return async ({ env, params, request }) => {
+    const url = request.base + addressOf(request);
+    return { status: 200, text: await list(resource, env, params, url) };
+  };
 }
 
 async function one<K extends QueryKind, T>(
   { env, params }: Call,
   resource: Resource<K, T>,
   object: QueriedObjects[K],
-): Promise<Answer> {
+): Promise<MadeAnswer> {
+  const form = isKept(env, params) ? `${env.api} ${resource.path}` : undefined;
+  const known = form === undefined ? undefined : ones.get(object, form);
+  if (known !== undefined) return { status: 200, text: known };
   const selection = select(resource, params.attributes);
   const views = await resource.view([object], env);
   const [shown] = await show(resource, views, env, selection, params.expand);
-  return ok(shown);
+  const text = JSON.stringify(shown);
+  return { status: 200, text: form === undefined ? text : ones.keep(object, form, text) };
 }
+
+const ones = new Kept<string>();
 
 function callOf(context: DialectContext, request: FastifyRequest, known: Known): Call {
   return {
@@ -227,7 +237,9 @@ function assertAcceptable(request: FastifyRequest): void {
   throw new CalotypeError('unsupported_media_type', `Invalid Response Format ${accept} requested`);
 }
 
-function send(reply: FastifyReply, { status, body }: Answer): FastifyReply {
+function send(reply: FastifyReply, answer: Answer | MadeAnswer): FastifyReply {
+  if ('text' in answer) return reply.code(answer.status).type(jsonType).send(answer.text);
+  const { status, body } = answer;
   if (body === null) return reply.code(status).send();
   return reply.code(status).type(jsonType).send(JSON.stringify(body));
 }
