@@ -206,7 +206,9 @@ create index snapshots_of_machine_by_time on snapshots (machine_id, created_at, 
 create index snapshots_of_machine_by_name on snapshots (machine_id, name, number, created_at)
   where machine_id is not null;
 create index drive_snapshots_by_time on drive_snapshots (drive_id, created_at, number);
-create index tasks_by_user on tasks (user_id, number);
+create index tasks_by_user on tasks (project_id, user_id, number);
+create index drives_by_number on drives (project_id, number);
+create index drives_by_time on drives (project_id, created_at, number);
 create index tasks_ended_badly on tasks (project_id, state, number) where state in ('failed', 'cancelled');
 
 create table departed_machines (

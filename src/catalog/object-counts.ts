@@ -1,5 +1,5 @@
 /**
- * How many snapshots a machine has, or parts a drive. Counting passes what it counts, so the larger counts are kept in
+ * How many snapshots a machine has, parts a drive, tasks a project. Counting passes what it counts, so the larger counts are kept in
  * memory (a temporary table) from the first time on, exact by triggers in the transactions that change them.
  */
 import type { DatabaseSync } from 'node:sqlite';
@@ -22,16 +22,20 @@ export function createObjectCounts(raw: DatabaseSync): void {
       begin ${change('+ 1', 'new.machine_id')} end;
     create temp trigger machine_snapshot_uncounted after delete on main.snapshots when old.machine_id is not null
       begin ${change('- 1', 'old.machine_id')} end;
+    create temp trigger task_counted after insert on main.tasks begin ${change('+ 1', 'new.project_id')} end;
+    create temp trigger task_uncounted after delete on main.tasks begin ${change('- 1', 'old.project_id')} end;
     create temp trigger machine_snapshot_moved after update of machine_id on main.snapshots
       begin ${change('- 1', 'old.machine_id')} ${change('+ 1', 'new.machine_id')} end;
   `);
 }
 
-export type CountedKind = 'drive' | 'machine';
+/** Of what the id is: no two objects have the same. */
+export type CountedKind = 'drive' | 'machine' | 'project';
 
 const counted = {
   drive: (id: RawBuilder<unknown>) => sql`select count(*) from drive_snapshots x where x.drive_id = ${id}`,
   machine: (id: RawBuilder<unknown>) => sql`select count(*) from snapshots x where x.machine_id = ${id}`,
+  project: (id: RawBuilder<unknown>) => sql`select count(*) from tasks x where x.project_id = ${id}`,
 } as const;
 
 /** The count as an expression, kept or not. */

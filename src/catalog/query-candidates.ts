@@ -7,7 +7,7 @@ import type { ProjectId } from '../core/ids.ts';
 import type { Condition } from '../core/query.ts';
 import type { Db } from './catalog.ts';
 import { allOf, type Condition as SqlCondition } from './page.ts';
-import { boundsOf, type Interval, searchesOf } from './query-bounds.ts';
+import { boundsOf, searchesOf } from './query-bounds.ts';
 import type { FieldType } from './query-fields.ts';
 import { along, ofMachines } from './snapshot-filters.ts';
 
@@ -17,10 +17,11 @@ export interface Candidates {
   readonly numbers: readonly number[];
 }
 
-interface Dimension {
+/** A field with an index that leads to numbers of `of`. */
+export interface Dimension<Alias extends string = 's' | 'p'> {
   readonly field: string;
   readonly type: FieldType;
-  readonly of: 's' | 'p';
+  readonly of: Alias;
   readonly source: RawBuilder<unknown>;
   readonly column: RawBuilder<unknown>;
   /** What else the index begins with. */
@@ -82,23 +83,22 @@ export async function candidatesOf(
   few: number,
 ): Promise<Candidates | undefined> {
   for (const dimension of kind === 'snapshot' ? snapshotDimensions : partDimensions) {
-    const { field, type, many, of } = dimension;
-    const bounds = boundsOf(where, field, type, many);
-    if (bounds === null) continue;
-    const numbers = await searchAll(db, dimension, bounds, projectId, few);
-    if (numbers !== undefined) return { of, numbers };
+    const numbers = await searchDimension(db, dimension, where, projectId, few);
+    if (numbers !== undefined) return { of: dimension.of, numbers };
   }
   return undefined;
 }
 
-async function searchAll(
+/** Numbers of all that one index says can meet the condition, if they are at most `few`. */
+export async function searchDimension<Alias extends string>(
   db: Db,
-  { of, source, column, within }: Dimension,
-  bounds: readonly Interval[],
+  { field, type, many, of, source, column, within }: Dimension<Alias>,
+  where: Condition,
   projectId: ProjectId,
   few: number,
 ): Promise<number[] | undefined> {
-  const searches = searchesOf(column, bounds);
+  const bounds = boundsOf(where, field, type, many);
+  const searches = bounds === null ? undefined : searchesOf(column, bounds);
   if (searches === undefined) return undefined;
   if (searches.length === 0) return [];
   const scope = within === undefined ? [] : [within(projectId)];

@@ -17,6 +17,8 @@ export interface LiveHandles {
   /** State, and beginning in µs, by id of the task. */
   readonly taskStates?: number;
   readonly taskStarts?: number;
+  /** Numbers of the tasks that these are of. */
+  readonly activeTasks?: readonly number[];
 }
 
 export interface Field {

@@ -1,6 +1,5 @@
 /** Conditions on snapshots that say no more than the plain filters do, for which there are ways of their own. */
 import type { Comparison, Condition, FieldValue } from '../core/query.ts';
-import type { SnapshotState } from '../core/states.ts';
 import { isBeyondText } from './query-condition.ts';
 import type { SortKey } from './query-rows.ts';
 import { allStates, type SnapshotQuery } from './snapshot-filters.ts';
@@ -18,7 +17,7 @@ export function filtersOfCondition(where: Condition | undefined): Filters | unde
 /** @returns false when there is no filter for it */
 function add(draft: Draft, condition: Condition): boolean {
   if ('all' in condition) return condition.all.every((part) => add(draft, part));
-  const states = statesMeeting(condition);
+  const states = statesMeeting(condition, allStates);
   if (states !== undefined) {
     const { states: before = allStates } = draft;
     draft.states = before.filter((state) => states.includes(state));
@@ -53,19 +52,22 @@ function addTime(draft: Draft, test: Comparison): boolean {
   return true;
 }
 
-/** The states that meet a condition on nothing but the state; undefined when there is something else in it. */
-export function statesMeeting(condition: Condition): readonly SnapshotState[] | undefined {
-  const met = new Set(allStates);
-  for (const state of allStates) {
+/** The states, of all there are, that meet a condition on nothing but the state; undefined when it looks at anything else. */
+export function statesMeeting<State extends string>(
+  condition: Condition,
+  states: readonly State[],
+): readonly State[] | undefined {
+  const met: State[] = [];
+  for (const state of states) {
     const holds = holdsFor(state, condition);
     if (holds === undefined) return undefined;
-    if (!holds) met.delete(state);
+    if (holds) met.push(state);
   }
-  return [...met];
+  return met;
 }
 
-/** The state of a snapshot is never null. */
-function holdsFor(state: SnapshotState, condition: Condition): boolean | undefined {
+/** A state is never null. */
+function holdsFor(state: string, condition: Condition): boolean | undefined {
   if ('not' in condition) {
     const inner = holdsFor(state, condition.not);
     return inner === undefined ? undefined : !inner;

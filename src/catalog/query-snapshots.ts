@@ -6,6 +6,7 @@
 import { type RawBuilder, type SqlBool, sql } from 'kysely';
 import type { MachineId } from '../core/ids.ts';
 import type { Condition } from '../core/query.ts';
+import type { SnapshotState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
 import { countOf } from './object-counts.ts';
 import { countAll, inList, type Condition as SqlCondition } from './page.ts';
@@ -189,10 +190,10 @@ async function isOfProject(db: Db, id: MachineId, { projectId }: ProjectQuery): 
 }
 
 /** What a condition says about the state, apart from the rest. */
-export function splitStates(where: Condition): { rest: Condition; states: ReturnType<typeof statesMeeting> } {
+export function splitStates(where: Condition): { rest: Condition; states: readonly SnapshotState[] | undefined } {
   if (!('all' in where)) return { rest: where, states: undefined };
-  const ofState = where.all.filter((part) => statesMeeting(part) !== undefined);
+  const ofState = where.all.filter((part) => statesMeeting(part, allStates) !== undefined);
   if (ofState.length === 0) return { rest: where, states: undefined };
   const rest = where.all.filter((part) => !ofState.includes(part));
-  return { rest: { all: rest }, states: statesMeeting({ all: ofState }) };
+  return { rest: { all: rest }, states: statesMeeting({ all: ofState }, allStates) };
 }

@@ -8,6 +8,18 @@ import type { QueryKind } from '../core/query.ts';
 import type { Caller } from './caller.ts';
 import { type Context, runningMachine } from './context.ts';
 
+const liveFields: { readonly [K in QueryKind]?: readonly string[] } = {
+  machine: ['power'],
+  snapshot: ['machinePower', 'sizeBytes'],
+  part: ['sizeBytes'],
+  task: ['state', 'startedAt'],
+};
+
+/** Whether the value of a field can change without any row's changing. */
+export function isLive(kind: QueryKind, field: string): boolean {
+  return liveFields[kind]?.includes(field) ?? false;
+}
+
 /** Runs `work` with handles of what outranks the rows in the named fields. */
 export async function withLiveValues<T>(
   context: Context,
@@ -20,11 +32,15 @@ export async function withLiveValues<T>(
     if (!['state', 'startedAt', 'updatedAt'].some((field) => fields.has(field))) return work({});
     const states = new Map<string, string>();
     const starts = new Map<string, number>();
+    const activeTasks: number[] = [];
     for (const { row } of context.runner.active()) {
+      activeTasks.push(row.number);
       states.set(row.id, row.state);
       if (row.started_at !== null) starts.set(row.id, row.started_at);
     }
-    return holding(states, (taskStates) => holding(starts, (taskStarts) => work({ taskStates, taskStarts })));
+    return holding(states, (taskStates) =>
+      holding(starts, (taskStarts) => work({ taskStates, taskStarts, activeTasks })),
+    );
   }
   if (fields.has('power') || fields.has('machinePower')) {
     const powers = await changedPowers(context);

@@ -342,6 +342,35 @@ describe('a list by any condition', () => {
     }
   });
 
+  it('counts again when something has changed, and for each caller', async () => {
+    const own = await Harness.start();
+    try {
+      const drive = await own.drive();
+      await own.snapshot([drive.id], '5');
+      const count = async (value: string | number, caller = own.caller) =>
+        (
+          await own.service.queries.list(caller, 'snapshot', {
+            where: { field: 'name', op: 'eq', value },
+            withTotal: true,
+          })
+        ).total;
+      const stranger = await own.person('stan', 'admin', await own.project('other'));
+      const someone = await own.person('gus', 'guest');
+      for (const round of ['counted', 'remembered']) {
+        expect(await count('5'), round).toBe(1);
+        expect(await count(5), round).toBe(0);
+        expect(await count('5', stranger), round).toBe(0);
+        expect(await count('5', someone), round).toBe(0);
+      }
+      await own.snapshot([drive.id], '5');
+      expect(await count('5')).toBe(2);
+      await own.grant(someone, drive.id, 'ro');
+      expect(await count('5', someone)).toBe(2);
+    } finally {
+      await own.stop();
+    }
+  });
+
   it('filters by what only memory knows: sizes under a writer, states of tasks', async () => {
     const own = await Harness.start();
     try {

@@ -6,22 +6,25 @@ import { machinesByNumber } from '../catalog/machines.ts';
 import type { Condition } from '../catalog/page.ts';
 import { checkQuery, testsOf } from '../catalog/query-condition.ts';
 import { findMatches } from '../catalog/query-list.ts';
-import type { ListQuery } from '../catalog/query-rows.ts';
+import type { ListQuery, Window } from '../catalog/query-rows.ts';
 import { partsByNumber, snapshotsByNumber } from '../catalog/snapshots.ts';
 import { preparePattern } from '../catalog/sql-functions.ts';
 import { drivesOfTasks, tasksByNumber } from '../catalog/tasks.ts';
 import { CalotypeError } from '../core/errors.ts';
 import type { Query, QueryKind } from '../core/query.ts';
+import { BoundedMap } from './bounded-map.ts';
 import type { Caller } from './caller.ts';
 import { type Context, runtimeOf } from './context.ts';
 import type { PartOfSnapshot, QueriedObjects, QueryUseCases } from './interface.ts';
-import { withLiveValues } from './live-values.ts';
+import { isLive, withLiveValues } from './live-values.ts';
 import { toDrive, toImage, toMachine, toSnapshot } from './objects.ts';
 import { visibleFilter, visibleTasks } from './rights.ts';
 import { toStoredTask } from './task-view.ts';
 
 const defaultLimit = 100;
 const readAtOnce = 500;
+const rememberedTotals = 500;
+const maxKeyLength = 4000;
 
 type Loaders = { readonly [K in QueryKind]: (numbers: readonly number[]) => Promise<QueriedObjects[K][]> };
 
@@ -78,6 +81,26 @@ export function queryUseCases(context: Context): QueryUseCases {
     return all;
   }
 
+  /** Totals hold as long as no row changes; they are what a client that goes from page to page asks for again. */
+  const totals = new BoundedMap<string, { generation: number; total: number }>(rememberedTotals);
+
+  async function find(
+    query: ListQuery,
+    window: Window | null,
+    withTotal: boolean,
+    key: string | undefined,
+  ): Promise<{ numbers: readonly number[]; total: number | null }> {
+    const { generation } = context.catalog;
+    const known = withTotal && key !== undefined ? totals.get(key) : undefined;
+    if (known?.generation !== generation) {
+      const found = await findMatches(db, query, window, withTotal);
+      if (key !== undefined && found.total !== null) totals.set(key, { generation, total: found.total });
+      return found;
+    }
+    const { numbers } = window === null ? { numbers: [] } : await findMatches(db, query, window, false);
+    return { numbers, total: known.total };
+  }
+
   return {
     async list<K extends QueryKind>(caller: Caller, kind: K, query: Query<K>) {
       checkQuery(kind, query);
@@ -88,13 +111,24 @@ export function queryUseCases(context: Context): QueryUseCases {
         const projectId = caller.role === 'guest' ? null : caller.projectId;
         const list: ListQuery = { kind, visible, projectId, live, where, sort };
         const window = limit === 0 ? null : { offset, limit };
-        const { numbers, total } = await findMatches(db, list, window, query.withTotal === true);
-        const everything = { ...list, where: undefined };
-        const all = query.withAll === true ? (await findMatches(db, everything, null, true)).total : null;
+        const keyOf = (condition: Query['where']) => totalKey(caller, kind, condition);
+        const { numbers, total } = await find(list, window, query.withTotal === true, keyOf(where));
+        const everything = { ...list, live: {}, where: undefined };
+        const all = query.withAll === true ? (await find(everything, null, true, keyOf(undefined))).total : null;
         return { items: await load(kind, numbers), total, all };
       });
     },
   };
+}
+
+/** What a total depends on, but for the rows; undefined when it depends on memory, too, or is too long to keep. */
+function totalKey(caller: Caller, kind: QueryKind, where: Query['where']): string | undefined {
+  for (const test of testsOf<string>(where ?? { all: [] })) if (isLive(kind, test.field)) return undefined;
+  const user = caller.role === 'guest' ? caller.userId : '';
+  // JSON knows neither NaN nor Infinity.
+  const exact = (_: string, value: unknown) => (typeof value === 'number' ? { number: `${value}` } : value);
+  const key = `${kind} ${caller.projectId} ${caller.role} ${user} ${JSON.stringify(where, exact) ?? ''}`;
+  return key.length > maxKeyLength ? undefined : key;
 }
 
 /** The condition on the rows of a list, over its alias. */

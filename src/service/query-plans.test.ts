@@ -4,12 +4,12 @@ import { sql } from 'kysely';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { findMatches } from '../catalog/query-list.ts';
 import { findPlainly, type ListQuery, type Window } from '../catalog/query-rows.ts';
-import { preparePattern } from '../catalog/sql-functions.ts';
+import { holding, preparePattern } from '../catalog/sql-functions.ts';
 import type { ProjectId } from '../core/ids.ts';
 import type { Condition, FieldValue } from '../core/query.ts';
 import { Harness } from './testing/harness.ts';
 import { populate } from './testing/population.ts';
-import { patterns, queriesOf, usualQueriesOf } from './testing/random-queries.ts';
+import { patterns, queriesOf, usualQueriesOf, usualTaskQueriesOf } from './testing/random-queries.ts';
 
 let h: Harness;
 /** Snapshots of several drives, and of one each. */
@@ -21,7 +21,7 @@ beforeAll(async () => {
   const single = await h.project('single');
   projects = [h.caller.projectId, single];
   for (const [seed, projectId] of projects.entries()) {
-    await populate(h.catalog, projectId, [h.caller.userId], { seed, snapshots: 300 });
+    await populate(h.catalog, projectId, [h.caller.userId], { seed, snapshots: 300, tasks: 300 });
   }
   const { db } = h.catalog;
   const of = db.selectFrom('snapshots').select('id').where('project_id', '=', single);
@@ -138,5 +138,41 @@ describe.each(['snapshot', 'part'] as const)('lists of the kind %s', (kind) => {
         }
       }
     }
+  });
+});
+
+describe('lists of tasks', () => {
+  it('do not depend on how they are found', async () => {
+    const { projectId } = h.caller;
+    const { items } = await h.service.queries.list({ ...h.caller, projectId }, 'task', { limit: null });
+    const users = await h.catalog.db.selectFrom('users').select('name').execute();
+    const values = new Map<string, FieldValue[]>([['userName', users.map((user) => user.name)]]);
+    for (const field of ['number', 'id', 'state', 'userId', 'machineId', 'objectId', 'kind', 'createdAt'] as const) {
+      values.set(field, [...new Set(items.flatMap((task) => task[field] ?? []))]);
+    }
+    // Some have not ended, and memory knows better than their rows.
+    const active = items.filter((_, at) => at % 29 === 0);
+    const rows = { state: 'queued' } as const;
+    const ids = active.map((task) => task.id);
+    await h.catalog.db.updateTable('tasks').set(rows).where('id', 'in', ids.slice(0, 5)).execute();
+    const states = ['queued', 'running', 'paused', 'done', 'failed'];
+    const inMemory = new Map(ids.map((id, at) => [id, states[at % states.length] ?? 'queued']));
+    const visible = sql<boolean>`t.project_id = ${projectId}`;
+    const byOperator = sql<boolean>`(t.project_id = ${projectId} or t.project_id is null)`;
+    await holding(inMemory, async (taskStates) => {
+      const live = { taskStates, activeTasks: active.map((task) => task.number) };
+      const asked = fc.tuple(
+        fc.oneof(queriesOf(values), usualTaskQueriesOf(values)),
+        fc.constantFrom(0, 20, 100, 200),
+        fc.constantFrom(visible, byOperator),
+      );
+      await fc.assert(
+        fc.asyncProperty(asked, async ([{ where, sort, offset = 0, limit = 100 }, few, seen]) => {
+          const list: ListQuery = { kind: 'task', visible: seen, projectId, live, where, sort, few };
+          await expectSame(list, { offset, limit });
+        }),
+        { numRuns: 2 * runs, seed: 5 },
+      );
+    });
   });
 });

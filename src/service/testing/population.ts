@@ -54,7 +54,7 @@ export function populate(
   catalog: Catalog,
   projectId: ProjectId,
   makers: readonly UserId[],
-  options: { seed: number; snapshots: number },
+  options: { seed: number; snapshots: number; tasks?: number },
 ): Promise<Population> {
   return catalog.write((tx) => new Populating(tx, projectId, makers, options).run());
 }
@@ -65,19 +65,21 @@ class Populating {
   readonly #makers: readonly UserId[];
   readonly #random: (below: number) => number;
   readonly #snapshots: number;
+  readonly #tasks: number;
   #at = start;
 
   constructor(
     tx: Tx,
     projectId: ProjectId,
     makers: readonly UserId[],
-    { seed, snapshots }: { seed: number; snapshots: number },
+    { seed, snapshots, tasks = 30 }: { seed: number; snapshots: number; tasks?: number },
   ) {
     this.#tx = tx;
     this.#projectId = projectId;
     this.#makers = makers;
     this.#random = randomOf(seed);
     this.#snapshots = snapshots;
+    this.#tasks = tasks;
   }
 
   #one<T>(of: readonly [T, ...T[]] | readonly T[]): T {
@@ -125,7 +127,7 @@ class Populating {
     const imageIds: ImageId[] = [];
     for (let at = 0; at < 8; at++) imageIds.push(await this.#image(driveIds, snapshotIds));
     const taskIds: TaskId[] = [];
-    for (let at = 0; at < 30; at++) taskIds.push(await this.#task(driveIds, machineIds));
+    for (let at = 0; at < this.#tasks; at++) taskIds.push(await this.#task(driveIds, machineIds));
     for (const driveId of driveIds.slice(3, 5)) {
       const projectId = this.#projectId;
       const id = newId<ExportId>();

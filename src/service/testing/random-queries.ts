@@ -139,3 +139,26 @@ export function usualQueriesOf(fields: ReadonlyMap<string, readonly FieldValue[]
   );
   return query as fc.Arbitrary<Query>;
 }
+
+/** What clients of lists of tasks ask for. */
+export function usualTaskQueriesOf(fields: ReadonlyMap<string, readonly FieldValue[]>): fc.Arbitrary<Query> {
+  const test = (field: string): fc.Arbitrary<Condition> => {
+    const values = fc.constantFrom(...(fields.get(field) ?? ['none']));
+    return fc.oneof(
+      fc.record({ field: fc.constant(field), op: fc.constantFrom('eq' as const, 'ne' as const), value: values }),
+      fc.record({
+        field: fc.constant(field),
+        op: fc.constant('in' as const),
+        values: fc.array(values, { maxLength: 3 }),
+      }),
+    );
+  };
+  const where = fc.oneof(
+    test('state'),
+    test('userId'),
+    fc.tuple(fc.constantFrom('state', 'userId', 'userName', 'kind').chain(test), test('state')).map((all) => ({ all })),
+  );
+  const order = fc.constantFrom('asc' as const, 'desc' as const);
+  const sort = order.map((one) => [{ by: 'number' as const, order: one }]);
+  return fc.record({ where, sort, offset: fc.constantFrom(0, 3), limit: fc.constant(20) }) as fc.Arbitrary<Query>;
+}
