@@ -2,7 +2,7 @@
 import type { Drive, Image, Machine, Task } from '../../core/model.ts';
 import { isoFromUs } from '../../core/time.ts';
 import type { PartOfSnapshot } from '../../service/interface.ts';
-import { GiB, type IdKind, MiB, type Profile, profileOf, wireId } from './parse.ts';
+import { GiB, MiB, type Profile, profileOf, wireId } from './parse.ts';
 
 /** Of the original whose behaviour this dialect follows. */
 export const deltacloudVersion = '1.1.3';
@@ -226,11 +226,3 @@ export function imageView(image: Image, owner: string): ImageView {
     state: imageStates[image.state],
   };
 }
-
-/** Of the kinds of object that have ids with numbers. */
-export const collectionOf: Readonly<Record<IdKind, string>> = {
-  part: 'storage_snapshots',
-  drive: 'storage_volumes',
-  machine: 'instances',
-  image: 'images',
-};
