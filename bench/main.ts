@@ -1,6 +1,7 @@
 /** `npm run bench [-- NAME…]`: runs the benchmarks and prints their figures beside what is asked of them. */
 import { cpus, totalmem } from 'node:os';
 import { deleteAndRevert } from './delete-revert.ts';
+import { dialects } from './dialects.ts';
 import { liveSnapshot } from './live-snapshot.ts';
 import { machineSnapshot } from './machine-snapshot.ts';
 import { manyDrives } from './many-drives.ts';
@@ -14,6 +15,7 @@ const benchmarks: Readonly<Record<string, () => Promise<Row[]>>> = {
   'live-snapshot': liveSnapshot,
   'many-drives': manyDrives,
   million,
+  dialects,
   'read-depth': readDepth,
   'delete-revert': deleteAndRevert,
   'machine-snapshot': machineSnapshot,

@@ -1,50 +1,10 @@
 /** H.3 and H.4: a catalog of 1,000,000 snapshots: pages, totals, start, memory; and the rate of single reads. */
-import { spawn } from 'node:child_process';
-import { join } from 'node:path';
-import { DatabaseSync } from 'node:sqlite';
-import { fileURLToPath } from 'node:url';
+import { fillCatalog, idOf } from './filled-catalog.ts';
+import { rateOf, startBare } from './http-rate.ts';
 import { BenchServer, ms, percentile, type Row, temporaryDirectory, timed } from './support.ts';
 
 const snapshots = 1_000_000;
 const drives = 1000;
-
-/** Fills the catalog of a stopped server with rows as the service would have written them. */
-function fill(directory: string): void {
-  const db = new DatabaseSync(join(directory, 'catalog.db'));
-  const project = db.prepare('select id from projects limit 1').get()?.id;
-  db.exec('pragma synchronous = off; begin');
-  const now = Date.now() * 1000;
-  const id = (kind: number, n: number): string =>
-    `${n.toString(16).padStart(8, '0')}-0000-4000-8${kind}00-000000000000`;
-  const drive = db.prepare(
-    `insert into drives (id, project_id, name, description, size_bytes, state, meta_json, sizes_stale, created_at, updated_at, version)
-     values (?, ?, ?, '', 1073741824, 'available', '{}', 0, ?, ?, 1)`,
-  );
-  for (let i = 0; i < drives; i++) drive.run(id(1, i), project ?? '', `drive-${i}`, now, now);
-  const snapshot = db.prepare(
-    `insert into snapshots (id, project_id, name, description, state, meta_json, origin, consistency, complete, created_at, updated_at, version)
-     values (?, ?, ?, '', ?, '{}', 'manual', 'crash', 1, ?, ?, 1)`,
-  );
-  const part = db.prepare(
-    `insert into drive_snapshots (id, snapshot_id, drive_id, parent_id, size_bytes, changed_bytes, created_at)
-     values (?, ?, ?, null, 1073741824, 4096, ?)`,
-  );
-  for (let i = 0; i < snapshots; i++) {
-    const at = now - (snapshots - i) * 1_000_000;
-    const scattered = (i * 7919) % snapshots;
-    snapshot.run(
-      id(2, i),
-      project ?? '',
-      `nightly-${String(scattered).padStart(7, '0')}`,
-      i % 50 === 0 ? 'error' : 'available',
-      at,
-      at,
-    );
-    part.run(id(3, i), id(2, i), id(1, i % drives), at);
-  }
-  db.exec('commit; analyze; pragma wal_checkpoint(truncate)');
-  db.close();
-}
 
 interface PageBody {
   items: { id: string }[];
@@ -55,7 +15,7 @@ interface PageBody {
 export async function million(): Promise<Row[]> {
   const directory = temporaryDirectory('million');
   await (await BenchServer.start(directory)).stop();
-  fill(directory);
+  fillCatalog(directory, { snapshots, drives });
   const server = await BenchServer.start(directory);
   const rows: Row[] = [
     { what: 'ready with 1,000,000 snapshots', value: ms(server.readyMs), limit: '< 2 s', holds: server.readyMs < 2000 },
@@ -87,9 +47,7 @@ export async function million(): Promise<Row[]> {
   }
   check(
     'page of 100 by key, filtered by drive, p99',
-    await p99(
-      (i) => `driveId=${String((i * 7).toString(16)).padStart(8, '0')}-0000-4000-8100-000000000000&sort=created`,
-    ),
+    await p99((i) => `driveId=${idOf('drive', i * 7)}&sort=created`),
     15,
   );
   check('page by offset up to 10,000, p99', await p99((i) => `state=available&sort=name&offset=${i * 100}`), 15);
@@ -100,11 +58,7 @@ export async function million(): Promise<Row[]> {
   );
   check('exact total, state=available, p99', await p99(() => 'state=available&sort=name&total=true', 30), 60);
   check('exact total, no filter, p99', await p99(() => 'sort=created&total=true', 30), 60);
-  check(
-    'exact total, one drive, p99',
-    await p99(() => 'driveId=00000007-0000-4000-8100-000000000000&total=true', 30),
-    60,
-  );
+  check('exact total, one drive, p99', await p99(() => `driveId=${idOf('drive', 7)}&total=true`, 30), 60);
   check(
     'exact total, state and time, p99',
     await p99(
@@ -132,37 +86,18 @@ export async function million(): Promise<Row[]> {
 
 /** Requests per second of a bare Fastify route that answers a constant of the same size, and of ours. */
 async function singleReads(server: BenchServer): Promise<Row[]> {
-  const path = '/v1/snapshots/000004d2-0000-4000-8200-000000000000';
+  const path = `/v1/snapshots/${idOf('snapshot', 1234)}`;
   const answer = await server.call('GET', path);
   if (answer.status !== 200) throw new Error(JSON.stringify(answer.body));
   const size = Buffer.byteLength(JSON.stringify(answer.body));
-  const port = server.port + 50;
-  const bare = spawn(
-    process.execPath,
-    [fileURLToPath(new URL('bare-fastify.ts', import.meta.url)), String(port), String(size)],
-    {
-      stdio: ['ignore', 'pipe', 'inherit'],
-    },
-  );
-  await new Promise((resolve) => bare.stdout.once('data', resolve));
-  const rate = async (atPort: number, atPath: string): Promise<number> => {
-    const load = spawn(process.execPath, [
-      ...[fileURLToPath(new URL('http-load.ts', import.meta.url)), String(atPort), atPath, server.token],
-    ]);
-    let text = '';
-    load.stdout.on('data', (part: Buffer) => {
-      text += part.toString();
-    });
-    await new Promise((resolve) => load.once('exit', resolve));
-    return Number(text);
-  };
+  const bare = await startBare(server.port + 50, size);
   const ours: number[] = [];
   const floor: number[] = [];
   for (let i = 0; i < 3; i++) {
-    floor.push(await rate(port, '/'));
-    ours.push(await rate(server.port, path));
+    floor.push(await bare.rate());
+    ours.push(await rateOf(server.port, path, { Authorization: `Bearer ${server.token}` }));
   }
-  bare.kill();
+  bare.stop();
   const ratio = Math.max(...ours) / Math.max(...floor);
   return [
     { what: 'bare Fastify, constant of the same size', value: `${Math.max(...floor).toFixed(0)}/s` },

@@ -131,14 +131,23 @@ export class BenchServer {
   readonly #child: ChildProcess;
   readonly #idle: LeanConnection[] = [];
   readonly token: string;
+  /** Of the operator `admin`. */
+  readonly password: string;
 
-  private constructor(directory: string, port: number, child: ChildProcess, readyMs: number, token: string) {
+  private constructor(
+    directory: string,
+    port: number,
+    child: ChildProcess,
+    readyMs: number,
+    access: { token: string; password: string },
+  ) {
     this.directory = directory;
     this.port = port;
     this.#child = child;
     this.pid = child.pid ?? 0;
     this.readyMs = readyMs;
-    this.token = token;
+    this.token = access.token;
+    this.password = access.password;
   }
 
   static async start(directory: string, options: { port?: number } = {}): Promise<BenchServer> {
@@ -155,8 +164,10 @@ export class BenchServer {
       await delay(5);
     }
     const readyMs = performance.now() - start;
-    const access: { token: string } = JSON.parse(readFileSync(join(directory, 'access.json'), 'utf8'));
-    return new BenchServer(directory, port, child, readyMs, access.token);
+    const access: { token: string; password: string } = JSON.parse(
+      readFileSync(join(directory, 'access.json'), 'utf8'),
+    );
+    return new BenchServer(directory, port, child, readyMs, access);
   }
 
   /** Resident memory of the server process, bytes. */

@@ -14,7 +14,7 @@ const modulesDir = join(root, 'node_modules');
 const stampFile = join(modulesDir, '.calotype-setup');
 const lockFile = join(root, '.setup.lock');
 
-/** Programs and the Debian package each comes from. `start` is what the server runs; `test` is needed besides by tests and tour. */
+/** Programs, or files of other packages, and the Debian package each comes from. `start` is what the server runs; `test` is needed besides by tests and tour. */
 const programs = {
   start: [
     { name: 'qemu-img', debianPackage: 'qemu-utils' },
@@ -28,6 +28,7 @@ const programs = {
     { name: 'nbdkit', debianPackage: 'nbdkit' },
     { name: 'mkfs.ext4', debianPackage: 'e2fsprogs' },
     { name: 'debugfs', debianPackage: 'e2fsprogs' },
+    { name: 'libcloud', file: '/usr/lib/python3/dist-packages/libcloud', debianPackage: 'python3-libcloud' },
   ],
 };
 
@@ -70,7 +71,9 @@ export function setup({ forTests = false } = {}) {
 
 function missingOf(needed) {
   const dirs = childEnvironment().PATH.split(delimiter);
-  return needed.filter(({ name }) => !dirs.some((dir) => isExecutable(join(dir, name))));
+  return needed.filter(({ name, file }) =>
+    file === undefined ? !dirs.some((dir) => isExecutable(join(dir, name))) : !existsSync(file),
+  );
 }
 
 function isExecutable(path) {

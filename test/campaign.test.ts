@@ -1,4 +1,4 @@
-/** The crash campaign, short: thirty deaths and everything checked after each. `npm run campaign` is the long one. */
+/** The crash campaign, short: twenty deaths and everything checked after each. `npm run campaign` is the long one. */
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -7,7 +7,7 @@ import { guestFilesOrNull } from '../src/guest/testing/guest-machine.ts';
 import { Campaign } from './campaign/campaign.ts';
 import { summaryOf } from './campaign/report.ts';
 
-const kills = 30;
+const kills = 20;
 const killsWithMachines = 20;
 const isLong = process.env.CALOTYPE_LONG === '1';
 

@@ -93,6 +93,24 @@ const machines = async (): Promise<string[]> =>
   );
 const bothRun = ['demo-instance instance running 1', 'demo-vm vm running 2'];
 
+/** What the README shows for each of the other APIs, as it is printed, on the machines of the demo; and the dialect's own page shows the same. */
+async function takesFirstSnapshots(): Promise<void> {
+  const section = (readFileSync(join(root, 'README.md'), 'utf8').split(/^## /m) ?? []).find((part) =>
+    part.startsWith('First snapshot through the other APIs\n'),
+  );
+  const blocks = [...(section ?? '').matchAll(/^### (\w+)\n\n```sh\n([\s\S]*?)^```/gm)];
+  expect(blocks.map(([, name]) => name)).toEqual(['ManageIQ', 'CloudSigma', 'Syminet', 'CloudMC', 'Deltacloud']);
+  for (const [, name = '', block = ''] of blocks) {
+    const page = readFileSync(join(root, 'src/dialects', name.toLowerCase(), 'README.md'), 'utf8');
+    expect(page).toContain(block);
+    const { code, output } = await sh(`set -euo pipefail; ${block.trim()}`);
+    expect(code, `${name}\n${output}`).toBe(0);
+  }
+  const taken = await json<Listed[]>('calotype snapshot list --sort name');
+  const names = taken.map(({ name }) => name);
+  expect(names).toEqual(expect.arrayContaining(['before-restore', 'before-upgrade', 'by-cloudmc', 'first']));
+}
+
 describe.skipIf(!hasGuest)('calotype demo', () => {
   it('makes what is missing, starts what is off, and takes it all away, also many at once', {
     timeout: timeoutMs,
@@ -137,6 +155,7 @@ describe.skipIf(!hasGuest)('calotype demo', () => {
     await ok('calotype demo --quiet && calotype machine delete demo-vm --drives delete');
     expect((await sh('calotype demo', env)).code).toBe(0);
     expect(await machines()).toEqual(bothRun);
+    await takesFirstSnapshots();
   });
 
   it('is what docs/machines.md shows', { timeout: timeoutMs }, async () => {

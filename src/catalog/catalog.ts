@@ -32,6 +32,10 @@ interface Waiting {
   failed(error: unknown): void;
 }
 
+/** A version 4 UUID in lower case, as SQLite can make one. */
+const randomUuid = `lower(hex(randomblob(4)) || '-' || hex(randomblob(2)) || '-4' || substr(hex(randomblob(2)), 2) || '-'
+  || substr('89ab', 1 + abs(random() % 4), 1) || substr(hex(randomblob(2)), 2) || '-' || hex(randomblob(6)))`;
+
 /** More than this in one commit would make the first of them wait. */
 const maxBatch = 64;
 
@@ -149,6 +153,7 @@ const words: Record<string, string> = {
   bigint: 'integer',
   blob: 'blob',
   clustered: ' without rowid',
+  uuid: randomUuid,
 };
 
 /** Brings a database from one version to a later one. */

@@ -8,6 +8,7 @@ import { inList } from './page.ts';
 import { prepare } from './prepared.ts';
 import type { DriveRow, Schema } from './schema.ts';
 import { addTags, deleteTags, tagsOf } from './tags.ts';
+import { deleteTraits } from './traits.ts';
 
 /** A drive with what its presentation needs. */
 export interface DriveRecord extends DriveRow {
@@ -245,6 +246,7 @@ export async function forgetDrive(tx: Db, id: DriveId, at: number): Promise<void
     .limit(1)
     .executeTakeFirst();
   await deleteTags(tx, [id]);
+  await deleteTraits(tx, id);
   await tx.deleteFrom('grants').where('object_id', '=', id).execute();
   if (snapshot === undefined) await tx.deleteFrom('drives').where('id', '=', id).execute();
   else {

@@ -66,3 +66,36 @@ it('a catalog of before keeps its snapshots, counts their parts, and numbers the
     await catalog.close();
   }
 });
+
+it('tags of before become objects of their projects, each with an id', async () => {
+  const raw = new DatabaseSync(join(directory, 'catalog.db'));
+  migrate(raw, 0, 5);
+  raw.exec(`
+    insert into projects (id, name, created_at, version) values ('p', 'home', 1, 1), ('q', 'away', 1, 1);
+    insert into drives (id, project_id, name, description, size_bytes, state, meta_json, sizes_stale, created_at,
+      updated_at, version) values ('d', 'p', 'disk', '', 512, 'available', '{}', 0, 7, 7, 1),
+      ('e', 'p', 'disk', '', 512, 'available', '{}', 0, 8, 8, 1), ('f', 'q', 'disk', '', 512, 'available', '{}', 0, 9, 9, 1);
+    insert into tags (object_id, tag) values ('d', 'a'), ('e', 'a'), ('e', 'b'), ('f', 'a');
+  `);
+  raw.close();
+  const catalog = await Catalog.open(directory);
+  try {
+    const tags = await catalog.db
+      .selectFrom('project_tags')
+      .selectAll()
+      .orderBy('project_id')
+      .orderBy('name')
+      .execute();
+    expect(tags.map((tag) => [tag.project_id, tag.name, tag.created_at])).toEqual([
+      ['p', 'a', 7],
+      ['p', 'b', 8],
+      ['q', 'a', 9],
+    ]);
+    expect(new Set(tags.map((tag) => tag.id)).size).toBe(3);
+    for (const tag of tags) {
+      expect(tag.id).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+    }
+  } finally {
+    await catalog.close();
+  }
+});

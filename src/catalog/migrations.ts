@@ -224,4 +224,33 @@ insert into departed_machines (number, id, project_id, name, kind, created_at, d
   select number, id, project_id, name, kind, created_at, updated_at from machines where state = 'departed';
 delete from machines where state = 'departed';
 `,
+  // Tags as objects, traits of drives, preferences of users
+  `
+create table project_tags (
+  number {{serial}}, id text not null unique, project_id text not null references projects(id), name text not null,
+  meta_json text not null, created_by text, created_at {{bigint}} not null, updated_at {{bigint}} not null,
+  version integer not null, unique (project_id, name));
+insert into project_tags (id, project_id, name, meta_json, created_by, created_at, updated_at, version)
+  select {{uuid}}, o.project_id, t.tag, '{}', null, min(o.created_at), min(o.created_at), 1
+  from tags t join (
+    select id, project_id, created_at from drives union all select id, project_id, created_at from snapshots
+    union all select id, project_id, created_at from machines union all select id, project_id, created_at from images
+  ) o on o.id = t.object_id
+  group by o.project_id, t.tag;
+
+create table traits (
+  object_id text not null, name text not null, value text not null, primary key (object_id, name)){{clustered}};
+
+create table preferences (
+  user_id text not null references users(id), name text not null, value text not null,
+  primary key (user_id, name)){{clustered}};
+`,
+  // What whoever asked for a task calls it
+  `
+alter table tasks add column title text;
+`,
+  // What a project is for
+  `
+alter table projects add column description text not null default '';
+`,
 ];

@@ -102,6 +102,7 @@ const snapshot: FieldTable<'snapshot'> = {
       sql`(select ${outranked(powers, sql`x.id`, sql`x.power`)} from machines x where x.id = s.machine_id)`,
   },
   machineKind: text(sql`(select x.kind from machines x where x.id = s.machine_id)`),
+  parentId: text(parentSnapshot(sql`y.id`)),
   parentNumber: number(parentSnapshot(sql`y.number`)),
   parentName: text(parentSnapshot(sql`y.name`)),
   current: boolean(sql`case when s.machine_id is null then null
@@ -153,9 +154,11 @@ const drive: FieldTable<'drive'> = {
   exported: boolean(sql`exists (select 1 from exports x where x.drive_id = d.id and x.machine_id is null)`),
   imageId: text(sql`d.image_id`),
   sourceId: text(sql`d.source_id`),
+  sourceNumber: number(sql`(select x.number from drive_snapshots x where x.id = d.source_id)`),
   machineId: text(holderOfDrive(sql`x.id`)),
   machineNumber: number(holderOfDrive(sql`x.number`)),
   machineName: text(holderOfDrive(sql`x.name`)),
+  slot: number(holderOfDrive(sql`a.slot`)),
 };
 
 const image: FieldTable<'image'> = {
@@ -175,7 +178,13 @@ const task: FieldTable<'task'> = {
   number: number(sql`t.number`),
   id: text(sql`t.id`),
   state: { type: 'text', column: ({ taskStates }) => outranked(taskStates, sql`t.id`, sql`t.state`) },
+  title: text(sql`t.title`),
   createdAt: number(sql`t.created_at`),
+  updatedAt: {
+    type: 'number',
+    column: ({ taskStarts }) =>
+      sql`coalesce(t.finished_at, ${outranked(taskStarts, sql`t.id`, sql`t.started_at`)}, t.created_at)`,
+  },
   kind: text(sql`t.kind`),
   via: text(sql`t.via`),
   objectKind: text(sql`t.object_kind`),

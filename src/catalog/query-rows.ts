@@ -1,10 +1,10 @@
 /** The SQL that every way of finding a list shares: its rows, what it shows of them, its order. */
 import { type RawBuilder, sql } from 'kysely';
 import type { ProjectId } from '../core/ids.ts';
-import type { Condition, QueryKind } from '../core/query.ts';
+import type { Condition, FieldValue, QueryKind } from '../core/query.ts';
 import type { Db } from './catalog.ts';
 import { allOf, countAll, type Condition as SqlCondition } from './page.ts';
-import { fieldOf, toSql } from './query-condition.ts';
+import { bound, fieldOf, toSql } from './query-condition.ts';
 import type { LiveHandles } from './query-fields.ts';
 import { withParts } from './snapshot-filters.ts';
 
@@ -12,6 +12,7 @@ export interface SortKey {
   readonly by: string;
   readonly order?: 'asc' | 'desc';
   readonly ignoreCase?: boolean;
+  readonly ranks?: readonly FieldValue[];
 }
 
 export interface ListQuery {
@@ -85,12 +86,20 @@ export const directionOf = (order: 'asc' | 'desc' = 'asc'): RawBuilder<unknown> 
 /** Null comes before everything else. */
 export function orderOf(query: ListQuery): RawBuilder<unknown> {
   const { kind, sort = [], live } = query;
-  const keys = sort.map(({ by, order, ignoreCase = false }) => {
+  const keys = sort.map(({ by, order, ignoreCase = false, ranks }) => {
     const { column, type } = fieldOf(kind, by);
     const collation = ignoreCase && type === 'text' ? sql` collate nocase` : sql``;
-    return sql`${column(live)}${collation} ${directionOf(order)}`;
+    const key = ranks === undefined ? column(live) : rankOf(column(live), ranks);
+    return sql`${key}${collation} ${directionOf(order)}`;
   });
   return sql.join([...keys, sql`${numberOf(query)} ${directionOf(sort.at(-1)?.order)}`], sql`, `);
+}
+
+/** The place of a value among those named; null stays null. */
+function rankOf(column: RawBuilder<unknown>, ranks: readonly FieldValue[]): RawBuilder<unknown> {
+  if (ranks.length === 0) return sql`case when ${column} is not null then 0 end`;
+  const places = ranks.map((value, place) => sql`when ${bound(value)} then ${place}`);
+  return sql`case when ${column} is not null then case ${column} ${sql.join(places, sql` `)} else ${ranks.length} end end`;
 }
 
 /** Numbers from some rows, which need not be all that the condition could be met by. */

@@ -84,13 +84,15 @@ function holdsFor(state: string, condition: Condition): boolean | undefined {
   return undefined;
 }
 
+const byNumberKey: SortKey = { by: 'number' };
 const indexed: readonly string[] = ['number', 'name', 'createdAt', 'state'];
 
 /** The one field of an order that an index has; ties go by number, in its direction. */
 export function plainOrder(sort: readonly SortKey[] = []): { by: SnapshotSort; order: 'asc' | 'desc' } | undefined {
-  const [key = { by: 'number' }, ...others] = sort;
-  const { by, order = 'asc', ignoreCase = false } = key;
+  const [key = byNumberKey, ...others] = sort;
+  const { by, order = 'asc', ignoreCase = false, ranks } = key;
   const byNumber = others.every((other) => other.by === 'number' && (other.order ?? 'asc') === order);
-  if (!indexed.includes(by) || !byNumber || (ignoreCase && (by === 'name' || by === 'state'))) return undefined;
+  if (ranks !== undefined || !indexed.includes(by) || !byNumber || (ignoreCase && (by === 'name' || by === 'state')))
+    return undefined;
   return { by: by === 'createdAt' ? 'created' : by === 'name' || by === 'state' ? by : 'number', order };
 }

@@ -9,6 +9,7 @@ import type {
   MachineId,
   ProjectId,
   SnapshotId,
+  TagId,
   TaskId,
   TokenId,
   UserId,
@@ -20,6 +21,7 @@ export interface ProjectsTable {
   number: Generated<number>;
   id: ProjectId;
   name: string;
+  description: Generated<string>;
   created_at: number;
   version: number;
 }
@@ -261,6 +263,34 @@ export interface TagsTable {
   tag: string;
 }
 
+/** A tag as an object of its project; every tag that an object has is here, too. */
+export interface ProjectTagsTable {
+  number: Generated<number>;
+  id: TagId;
+  project_id: ProjectId;
+  name: string;
+  meta_json: string;
+  /** Null for one that came about by being used. */
+  created_by: UserId | null;
+  created_at: number;
+  updated_at: number;
+  version: number;
+}
+
+/** What a front door keeps with an object, by name. */
+export interface TraitsTable {
+  object_id: string;
+  name: string;
+  value: string;
+}
+
+/** What a user wants, by name. */
+export interface PreferencesTable {
+  user_id: UserId;
+  name: string;
+  value: string;
+}
+
 export interface TasksTable {
   number: Generated<number>;
   id: TaskId;
@@ -285,6 +315,8 @@ export interface TasksTable {
   holds_drives: number;
   /** The machine that it changes. */
   machine_id: MachineId | null;
+  /** What whoever asked for it calls it. */
+  title: Generated<string | null>;
   created_at: number;
   started_at: number | null;
   finished_at: number | null;
@@ -435,6 +467,9 @@ export interface Schema {
   images: ImagesTable;
   image_parts: ImagePartsTable;
   tags: TagsTable;
+  project_tags: ProjectTagsTable;
+  traits: TraitsTable;
+  preferences: PreferencesTable;
   tasks: TasksTable;
   task_drives: TaskDrivesTable;
   exports: ExportsTable;
@@ -456,6 +491,7 @@ export type SnapshotRow = Selectable<SnapshotsTable>;
 export type DriveSnapshotRow = Selectable<DriveSnapshotsTable>;
 export type ImageRow = Selectable<ImagesTable>;
 export type ImagePartRow = Selectable<ImagePartsTable>;
+export type ProjectTagRow = Selectable<ProjectTagsTable>;
 export type TaskRow = Selectable<TasksTable>;
 export type TaskUpdate = Updateable<TasksTable>;
 export type NewTask = Insertable<TasksTable>;

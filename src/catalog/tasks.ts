@@ -6,7 +6,7 @@ import { sql } from 'kysely';
 import type { DriveId, MachineId, ProjectId, TaskId, UserId } from '../core/ids.ts';
 import { activeTaskStates, type TaskState } from '../core/states.ts';
 import type { Db } from './catalog.ts';
-import { inList } from './page.ts';
+import { type Condition, inList } from './page.ts';
 import { prepare } from './prepared.ts';
 import type { TaskRow } from './schema.ts';
 
@@ -23,6 +23,7 @@ const insert = prepare<{
   unit: 'bytes' | 'steps';
   holds: number;
   machineId: MachineId | null;
+  title: string | null;
   at: number;
 }>()((db, p) =>
   db
@@ -45,6 +46,7 @@ const insert = prepare<{
       pause_requested: 0,
       holds_drives: p('holds'),
       machine_id: p('machineId'),
+      title: p('title'),
       created_at: p('at'),
       version: 1,
     })
@@ -69,6 +71,7 @@ export interface NewTaskRow {
   holdsDrives: boolean;
   driveIds: readonly DriveId[];
   machineId: MachineId | null;
+  title?: string | null;
   at: number;
 }
 
@@ -76,8 +79,8 @@ export interface NewTaskRow {
 export async function insertTask(tx: Db, task: NewTaskRow): Promise<TaskRow> {
   const input = JSON.stringify(task.input);
   const holds = task.holdsDrives ? 1 : 0;
-  const { driveIds, input: _, holdsDrives: __, ...values } = task;
-  const [row] = await insert(tx, { ...values, input, holds });
+  const { driveIds, input: _, holdsDrives: __, title = null, ...values } = task;
+  const [row] = await insert(tx, { ...values, title, input, holds });
   if (row === undefined) throw new Error('the catalog did not number the task');
   for (const driveId of driveIds) await insertDrive(tx, { taskId: task.id, driveId });
   return {
@@ -101,6 +104,7 @@ export async function insertTask(tx: Db, task: NewTaskRow): Promise<TaskRow> {
     pause_requested: 0,
     holds_drives: holds,
     machine_id: task.machineId,
+    title,
     created_at: task.at,
     started_at: null,
     finished_at: null,
@@ -236,4 +240,21 @@ export async function drivesOfTasks(db: Db, ids: readonly TaskId[]): Promise<Map
     else list.push(row.drive_id);
   }
   return found;
+}
+
+export async function removeTask(tx: Db, id: TaskId): Promise<void> {
+  await tx.deleteFrom('task_drives').where('task_id', '=', id).execute();
+  await tx.deleteFrom('tasks').where('id', '=', id).execute();
+}
+
+/** Names of users who started tasks that are visible, under the alias `t`. */
+export async function namesOfStarters(
+  db: Db,
+  visible: Condition,
+  ids: readonly UserId[],
+): Promise<ReadonlyMap<UserId, string>> {
+  const { rows } = await sql<{ id: UserId; name: string }>`
+    select u.id, u.name from users u where ${inList(sql`u.id`, ids)}
+      and exists (select 1 from tasks t where t.user_id = u.id and ${visible})`.execute(db);
+  return new Map(rows.map(({ id, name }) => [id, name]));
 }

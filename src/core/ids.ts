@@ -15,6 +15,7 @@ export type TaskId = Id<'task'>;
 export type ImageId = Id<'image'>;
 export type ExportId = Id<'export'>;
 export type GrantId = Id<'grant'>;
+export type TagId = Id<'tag'>;
 
 export function newId<T extends Id<string>>(): T {
   return randomUUID() as string as T;

@@ -248,9 +248,13 @@ export interface Task {
   readonly driveIds: readonly DriveId[];
   /** The machine that it changes, if it changes one. */
   readonly machineId: MachineId | null;
+  /** What the front door calls it that began it; null if it has no words of its own. */
+  readonly title: string | null;
   readonly progress: TaskProgress;
   readonly result: Readonly<Record<string, unknown>> | null;
   readonly error: StoredError | null;
+  /** What was asked for is done, and durable. A deletion goes on after that, to give its space back. */
+  readonly settled: boolean;
   readonly cancellable: boolean;
   readonly pausable: boolean;
   readonly speedLimitBytesPerSecond: number;

@@ -59,6 +59,7 @@ export interface QueryFields {
     | 'machineName'
     | 'machinePower'
     | 'machineKind'
+    | 'parentId'
     | 'parentNumber'
     | 'parentName'
     | 'current'
@@ -86,12 +87,17 @@ export interface QueryFields {
     | 'imageId'
     /** The part it was cloned from. */
     | 'sourceId'
+    | 'sourceNumber'
     | 'machineId'
     | 'machineNumber'
-    | 'machineName';
+    | 'machineName'
+    /** In the machine that it is attached to. */
+    | 'slot';
   image: Common | 'kind' | 'sizeBytes' | 'createdBy';
+  /** `updatedAt`: when it ended, else began, else was asked for. */
   task:
-    | Exclude<Common, 'name' | 'description' | 'tag' | 'updatedAt'>
+    | Exclude<Common, 'name' | 'description' | 'tag'>
+    | 'title'
     | 'kind'
     | 'via'
     | 'objectKind'
@@ -112,6 +118,8 @@ export interface Query<K extends QueryKind = QueryKind> {
     readonly by: Exclude<QueryFields[K], 'tag'>;
     readonly order?: 'asc' | 'desc';
     readonly ignoreCase?: boolean;
+    /** The values in the order that counts instead of their own; those not named come last. */
+    readonly ranks?: readonly FieldValue[];
   }[];
   /** Default 0. */
   readonly offset?: number;

@@ -2,16 +2,15 @@
  * The main listener: Fastify with our validation, serialisation, errors and headers, and the routes of API v1. Whatever leaves, leaves in
  * our shape. Makes no decision of its own about drives and snapshots: it calls the service.
  */
-import { randomBytes } from 'node:crypto';
-import type { IncomingMessage, RequestListener, Server } from 'node:http';
-import { createServer as createTlsServer } from 'node:https';
+import type { IncomingMessage, RequestListener, ServerResponse } from 'node:http';
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox';
-import Fastify, { type FastifyBaseLogger, type FastifyReply, type FastifyRequest, LogController } from 'fastify';
+import Fastify, { type FastifyBaseLogger, LogController } from 'fastify';
 import type { Logger } from 'pino';
 import { CalotypeError } from '../core/errors.ts';
 import { authenticate } from './authentication.ts';
 import type { App, AppContext, AppOptions } from './context.ts';
 import { addJsonParser, maxJsonBytes } from './json-body.ts';
+import { logAnswer, makeServer, requestIdFrom, trackMethods } from './listener.ts';
 import { answerParserError, pathOf, sendProblem } from './problem.ts';
 import { driveRoutes } from './routes/drives.ts';
 import { eventRoutes } from './routes/events.ts';
@@ -43,6 +42,8 @@ export interface BuiltApp {
 export interface BuildHooks {
   /** Called before any route is added; the OpenAPI generator comes in here. */
   readonly beforeRoutes?: (app: App) => Promise<void>;
+  /** Takes requests to what is mounted on this listener; false for those that are not for it. */
+  readonly mount?: (request: IncomingMessage, response: ServerResponse) => boolean;
   readonly streams?: EventStreams;
   readonly recheckMs?: number;
 }
@@ -76,7 +77,13 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
       reply.header('x-request-id', request.id);
       sendProblem(error, request, reply);
     },
-    serverFactory: (handler) => makeServer(handler, options.tls),
+    serverFactory: (handler) => {
+      const { mount } = hooks;
+      const dispatch: RequestListener = (request, response) => {
+        if (!mount?.(request, response)) handler(request, response);
+      };
+      return makeServer(mount === undefined ? handler : dispatch, options.tls);
+    },
   }).withTypeProvider<TypeBoxTypeProvider>();
 
   app.setValidatorCompiler(compileValidator);
@@ -98,7 +105,7 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
   app.addHook('onResponse', (request, reply, done) => {
     const { method, routeOptions } = request;
     context.metrics.observe(method, routeOptions.url ?? 'unknown', reply.statusCode, reply.elapsedTime / 1000);
-    logAnswer(logger, request, reply);
+    logAnswer(logger, request, reply, request.knownCaller?.userName);
     done();
   });
   const allowed = trackMethods(app);
@@ -145,69 +152,4 @@ export async function buildApp(options: AppOptions, logger: Logger, hooks: Build
   };
   app.addHook('preClose', async () => beginClosing());
   return { app, beginClosing };
-}
-
-function makeServer(handler: RequestListener, tls: AppOptions['tls']): Server {
-  // An import statement would evaluate every export, and with `WebSocket` load all of undici.
-  const { createServer } = process.getBuiltinModule('node:http');
-  const server: Server =
-    tls === undefined ? createServer(handler) : createTlsServer({ ...tls, minVersion: 'TLSv1.2' }, handler);
-  // Uploads may take hours; slow headers may not.
-  server.requestTimeout = 0;
-  server.headersTimeout = 30_000;
-  server.keepAliveTimeout = 75_000;
-  server.on('checkExpectation', (request, response) => {
-    // RFC 9110 lets a server ignore what it does not know.
-    delete request.headers.expect;
-    server.emit('request', request, response);
-  });
-  return server;
-}
-
-const idPrefix = randomBytes(6).toString('hex');
-let idCount = 0;
-
-/** The caller's own id if it is harmless, else one of ours. */
-function requestIdFrom(request: IncomingMessage | { headers: IncomingMessage['headers'] }): string {
-  const given = request.headers['x-request-id'];
-  if (typeof given === 'string' && /^[\x21-\x7e]{1,128}$/.test(given)) return given;
-  idCount++;
-  return `${idPrefix}-${idCount.toString(36)}`;
-}
-
-function logAnswer(logger: Logger, request: FastifyRequest, reply: FastifyReply): void {
-  const status = reply.statusCode;
-  const level = status >= 500 && status !== 503 && status !== 507 ? 'warn' : 'debug';
-  if (!logger.isLevelEnabled(level)) return;
-  logger[level](
-    {
-      requestId: request.id,
-      method: request.method,
-      path: pathOf(request.url),
-      status,
-      ms: Math.round(reply.elapsedTime * 10) / 10,
-      address: request.ip,
-      user: request.knownCaller?.userName,
-    },
-    'answered',
-  );
-}
-
-/** Collects the routes as they are added; tells which methods an address takes, or null for an address that is none. */
-function trackMethods(app: App): (path: string) => string[] | null {
-  const routes = new Map<string, { pattern: RegExp; methods: Set<string> }>();
-  app.addHook('onRoute', ({ url, method }) => {
-    const known = routes.get(url) ?? {
-      pattern: new RegExp(`^${url.replace(/[.*+?^${}()|[\]\\]/g, '\\$&').replace(/:[A-Za-z]+/g, '[^/]+')}$`),
-      methods: new Set<string>(),
-    };
-    routes.set(url, known);
-    for (const each of Array.isArray(method) ? method : [method]) known.methods.add(each);
-  });
-  return (path) => {
-    const methods = [...routes.values()]
-      .filter(({ pattern }) => pattern.test(path))
-      .flatMap((route) => [...route.methods]);
-    return methods.length === 0 ? null : [...new Set(methods)].sort();
-  };
 }

@@ -8,6 +8,7 @@ import { join } from 'node:path';
 import type { Logger } from 'pino';
 import { Catalog } from '../catalog/catalog.ts';
 import { CalotypeError } from '../core/errors.ts';
+import { dialects } from '../dialects/dialects.ts';
 import { Qcow2Engine } from '../engine/qcow2/engine.ts';
 import { toolVersions } from '../qemu/image-tools.ts';
 import { NbdGateways } from '../qemu/nbd-gateway.ts';
@@ -16,16 +17,20 @@ import type { Gateway } from '../service/context.ts';
 import { Grants } from '../service/grants.ts';
 import { Projects } from '../service/projects.ts';
 import { createService } from '../service/service.ts';
+import { Sessions } from '../service/sessions.ts';
 import { Tokens } from '../service/tokens.ts';
 import { Users } from '../service/users.ts';
 import { buildApp } from './app.ts';
 import type { Config } from './config.ts';
 import type { App } from './context.ts';
+import { buildDialectApp, type DialectApp, mountDialects } from './dialect-app.ts';
 import { catalogInventory } from './inventory.ts';
 import { Metrics } from './metrics.ts';
 
 export interface Server {
   readonly app: App;
+  /** Those that were asked for, each to be given a listener of its own. */
+  readonly dialects: readonly DialectApp[];
   readonly catalog: Catalog;
   /** What recovery found and did, one line each. */
   readonly recovered: readonly string[];
@@ -86,35 +91,55 @@ export async function assemble(config: Config, version: string, logger: Logger, 
     undo.push((graceMs) => service.close(graceMs));
 
     const authenticator = new Authenticator(catalog);
+    const accounts = {
+      users: new Users(catalog, authenticator),
+      projects: new Projects(catalog, authenticator),
+      tokens: new Tokens(catalog, authenticator),
+      grants: new Grants(catalog),
+    };
+    const sessions = new Sessions(authenticator);
+    const listening = { metrics, trustedProxies: config.trustedProxies, ...tls };
+    const closing = new AbortController();
+    const apps: DialectApp[] = [];
+    for (const dialect of dialects.filter(({ name }) => config.dialects.includes(name))) {
+      const { cloudmcServiceCode } = config;
+      const context = {
+        service,
+        ...accounts,
+        authenticator,
+        sessions,
+        version,
+        cloudmcServiceCode,
+        closing: closing.signal,
+      };
+      const built = await buildDialectApp(dialect, context, listening, logger);
+      undo.push(closeApp(built.app, () => closing.abort()));
+      apps.push(built);
+    }
     const { app, beginClosing } = await buildApp(
       {
         service,
-        accounts: {
-          users: new Users(catalog, authenticator),
-          projects: new Projects(catalog, authenticator),
-          tokens: new Tokens(catalog, authenticator),
-          grants: new Grants(catalog),
-        },
+        accounts,
         authenticator,
         facts: { version, engine: { name: engine.name, capabilities: engine.capabilities }, tools },
         bootDirectory,
-        metrics,
         maxImportBytes: config.maxImportBytes,
         metricsPublic: config.metricsPublic,
-        trustedProxies: config.trustedProxies,
-        ...tls,
+        ...listening,
       },
       logger,
+      { mount: mountDialects(apps) },
     );
-    undo.push(async (graceMs) => {
-      beginClosing();
-      const cut = setTimeout(() => app.server.closeAllConnections(), graceMs);
-      await app.close();
-      clearTimeout(cut);
-    });
+    undo.push(
+      closeApp(app, () => {
+        beginClosing();
+        closing.abort();
+      }),
+    );
     const { tasks, objects } = service.recovered;
     return {
       app,
+      dialects: apps,
       catalog,
       recovered: [
         ...recovered,
@@ -127,6 +152,16 @@ export async function assemble(config: Config, version: string, logger: Logger, 
     await closeAll(0);
     throw error;
   }
+}
+
+/** Requests that are under way have until the deadline. */
+function closeApp(app: Pick<App, 'server' | 'close'>, begin: () => void): Closing {
+  return async (graceMs) => {
+    begin();
+    const cut = setTimeout(() => app.server.closeAllConnections(), graceMs);
+    await app.close();
+    clearTimeout(cut);
+  };
 }
 
 /** Both results, or the first's failure before the second's; then `release` gets what the second had opened. */

@@ -1,6 +1,7 @@
 /** Who is asking: Basic or Bearer credentials and the wished project, from headers to a Caller, before anything of the body is read. */
 import type { FastifyRequest } from 'fastify';
 import { CalotypeError } from '../core/errors.ts';
+import { readAuthorization, refuseForeignSites } from '../dialects/credentials.ts';
 import type { Caller } from '../service/caller.ts';
 import { hashTokenSecret } from '../service/tokens.ts';
 import type { AppOptions } from './context.ts';
@@ -22,25 +23,17 @@ export async function authenticate(
   const authorization = headers.authorization;
   if (authorization === undefined)
     throw new CalotypeError('unauthenticated', 'Credentials are missing: send a token or a user name and password.');
-  refuseForeignSites(request);
-  const space = authorization.indexOf(' ');
-  const scheme = authorization.slice(0, space).toLowerCase();
-  const credentials = authorization.slice(space + 1).trim();
+  refuseForeignSites(request.method, headers);
+  const credentials = readAuthorization(authorization);
   const choice = {
     ...projectChoice(headers['calotype-project']),
     via: frontDoor(headers),
   };
-  if (scheme === 'bearer') {
-    return authenticator.callerFor(await authenticator.bearer(credentials, hashOf(request, credentials)), choice);
-  }
-  if (scheme === 'basic') {
-    const text = Buffer.from(credentials, 'base64').toString('utf8');
-    const colon = text.indexOf(':');
-    if (colon === -1) throw new CalotypeError('unauthenticated', 'The Basic credentials are malformed.');
-    const identity = await authenticator.basic(text.slice(0, colon), text.slice(colon + 1), request.ip);
-    return authenticator.callerFor(identity, choice);
-  }
-  throw new CalotypeError('unauthenticated', 'Use Bearer or Basic credentials.');
+  const identity =
+    credentials.scheme === 'bearer'
+      ? await authenticator.bearer(credentials.token, hashOf(request, credentials.token))
+      : await authenticator.basic(credentials.user, credentials.password, request.ip);
+  return authenticator.callerFor(identity, choice);
 }
 
 /** The secret that a connection showed last, and its hash, which costs more than all else of a check that is remembered. */
@@ -58,14 +51,6 @@ function hashOf({ socket }: FastifyRequest, secret: string): string {
 function projectChoice(header: string | string[] | undefined): { project?: string } {
   if (typeof header !== 'string' || header === '') return {};
   return { project: Buffer.from(header, 'latin1').toString('utf8') };
-}
-
-/** A browser that remembers Basic credentials would send them along with another site's form. */
-function refuseForeignSites(request: FastifyRequest): void {
-  const site = request.headers['sec-fetch-site'];
-  if (site === undefined || site === 'same-origin' || site === 'none') return;
-  if (request.method === 'GET' || request.method === 'HEAD') return;
-  throw new CalotypeError('forbidden', 'Changes from another web site are refused.');
 }
 
 /** The caller of an authenticated route. */

@@ -84,6 +84,8 @@ describe('readConfig', () => {
     [[], { CALOTYPE_CONFIG: '/no/such/file' }, 'CALOTYPE_CONFIG'],
     [['--tls-cert', 'a.pem'], {}, '--tls-key'],
     [['--host', 'a b'], {}, '--host'],
+    [['--cloudmc-service-code', 'connections'], {}, '--cloudmc-service-code'],
+    [['--cloudmc-service-code', 'a/b'], {}, '--cloudmc-service-code'],
   ])('%j with %j is refused by name', (argv, environment: Record<string, string>, name) => {
     const error = failure(argv, environment);
     expect(error.code).toBe('config_invalid');

@@ -8,6 +8,7 @@ import { dirname, resolve } from 'node:path';
 import Type, { type Static, type TSchema } from 'typebox';
 import { Check } from 'typebox/schema';
 import { CalotypeError } from '../core/errors.ts';
+import { dialectNames } from '../dialects/dialect.ts';
 
 const GiB = 1024 ** 3;
 const bytes = Type.Integer({ minimum: 0, maximum: Number.MAX_SAFE_INTEGER });
@@ -27,6 +28,9 @@ const configSchema = Type.Object({
   minFreeBytes: bytes,
   reserveBytes: bytes,
   trustedProxies: Type.Array(Type.String({ minLength: 1 })),
+  dialects: Type.Array(Type.Enum([...dialectNames])),
+  // In a path beside `connections`, which is the list of them.
+  cloudmcServiceCode: Type.String({ pattern: '^(?!connections$)[A-Za-z0-9][A-Za-z0-9_-]{0,63}$' }),
   logLevel: Type.Enum(['trace', 'debug', 'info', 'warn', 'error', 'silent']),
   metricsPublic: Type.Boolean(),
 });
@@ -110,6 +114,20 @@ export const settings: readonly Setting[] = [
     fallback: [],
   },
   {
+    key: 'dialects',
+    kind: 'list',
+    takes: `some of ${dialectNames.join(', ')}, separated by commas, or none`,
+    help: 'the APIs of other systems to serve, each on its port',
+    fallback: [...dialectNames],
+  },
+  {
+    key: 'cloudmcServiceCode',
+    kind: 'text',
+    takes: 'letters, digits, dashes and underscores, but not connections',
+    help: 'service code in the paths of CloudMC',
+    fallback: 'compute',
+  },
+  {
     key: 'logLevel',
     kind: 'text',
     takes: 'trace, debug, info, warn, error or silent',
@@ -150,7 +168,7 @@ function readText(kind: Setting['kind'], text: string): unknown {
       return text
         .split(',')
         .map((item) => item.trim())
-        .filter((item) => item !== '');
+        .filter((item) => item !== '' && item !== 'none');
   }
 }
 

@@ -136,25 +136,33 @@ function isLargeBody(request: FastifyRequest): boolean {
   return length === undefined ? request.headers['transfer-encoding'] !== undefined : Number(length) > 1024 ** 2;
 }
 
-/** Answers what Node's HTTP parser refused before there was a request: the socket is all we have. */
-export function answerParserError(error: Error, socket: Socket): void {
+/** What Node's HTTP parser refused before there was a request. */
+export function parserErrorOf(error: Error): CalotypeError {
   const code = textProperty(error, 'code') ?? '';
-  if (code === 'ECONNRESET' || socket.destroyed || !socket.writable) {
-    socket.destroy();
-    return;
-  }
   const message =
     code === 'HPE_HEADER_OVERFLOW'
       ? 'The request headers are too large.'
       : code === 'ERR_HTTP_REQUEST_TIMEOUT'
         ? 'The request took too long to arrive.'
         : 'This is not a valid HTTP request.';
-  const body = JSON.stringify(problemBody(new CalotypeError('invalid_request', message), 'none'));
-  const head = [
-    'HTTP/1.1 400 Bad Request',
-    `Content-Type: ${problemType}`,
-    `Content-Length: ${Buffer.byteLength(body)}`,
-    'Connection: close',
-  ];
-  socket.end(`${head.join('\r\n')}\r\n\r\n${body}`, () => socket.destroy());
+  return new CalotypeError('invalid_request', message);
+}
+
+/** Sends a whole answer where there is no request, if there is still somebody to send it to. */
+export function answerSocket(error: Error, socket: Socket, answer: () => string): void {
+  if (textProperty(error, 'code') === 'ECONNRESET' || socket.destroyed || !socket.writable) socket.destroy();
+  else socket.end(answer(), () => socket.destroy());
+}
+
+export function answerParserError(error: Error, socket: Socket): void {
+  answerSocket(error, socket, () => {
+    const body = JSON.stringify(problemBody(parserErrorOf(error), 'none'));
+    const head = [
+      'HTTP/1.1 400 Bad Request',
+      `Content-Type: ${problemType}`,
+      `Content-Length: ${Buffer.byteLength(body)}`,
+      'Connection: close',
+    ];
+    return `${head.join('\r\n')}\r\n\r\n${body}`;
+  });
 }

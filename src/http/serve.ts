@@ -3,6 +3,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { Server as TlsServer } from 'node:https';
 import type { Logger } from 'pino';
 import { isLoopback } from '../core/loopback.ts';
+import { dialectNames } from '../dialects/dialect.ts';
 import { bootstrap, type Endpoints } from '../service/bootstrap.ts';
 import { assemble, readTls, type Seams, type Server } from './assemble.ts';
 import { type Config, helpText, readConfig } from './config.ts';
@@ -38,14 +39,20 @@ export async function runServer(argv: readonly string[], seams: Seams = {}): Pro
     server = await assemble(config, version, logger, seams);
 
     // With port 0 the address is known only afterwards; otherwise access.json is there before anybody can connect.
+    const { portBase } = config;
     const early =
-      config.portBase === 0
+      portBase === 0
         ? undefined
-        : await bootstrap(server.catalog, config.data, endpointsOf(config, config.portBase));
-    const port = await listen(server, config);
-    const endpoints = endpointsOf(config, port);
-    const access = early ?? (await bootstrap(server.catalog, config.data, endpoints));
-    lock.describe({ url: endpoints.native, startedAt: new Date().toISOString() });
+        : await bootstrap(
+            server.catalog,
+            config.data,
+            endpointsOf(config, server, (offset) => portBase + offset),
+            config.cloudmcServiceCode,
+          );
+    const ports = await listen(server, config);
+    const endpoints = endpointsOf(config, server, (offset) => ports.get(offset) ?? 0);
+    const access = early ?? (await bootstrap(server.catalog, config.data, endpoints, config.cloudmcServiceCode));
+    lock.describe({ url: endpoints.native ?? '', startedAt: new Date().toISOString() });
     process.stdout.write(
       readyText({
         endpoints,
@@ -71,22 +78,45 @@ export async function runServer(argv: readonly string[], seams: Seams = {}): Pro
   }
 }
 
-async function listen(server: Server, config: Config): Promise<number> {
-  try {
-    await server.app.listen({ host: config.host, port: config.portBase });
-  } catch (error) {
-    throw explainListenError(error, config.host, config.portBase);
+/** The listeners by their place after the first port; the dialects' are fixed, whichever of them are served. */
+function listenersOf(server: Server): ReadonlyMap<number, Pick<Server['app'], 'listen' | 'server'>> {
+  return new Map([
+    [0, server.app],
+    ...server.dialects.map(({ dialect, app }) => [dialectNames.indexOf(dialect.name) + 1, app] as const),
+  ]);
+}
+
+/** @returns the ports, by their place. The native API's is opened last: who can reach it can reach the others. */
+export async function listen(server: Server, config: Config): Promise<ReadonlyMap<number, number>> {
+  const ports = new Map<number, number>();
+  for (const [offset, app] of [...listenersOf(server)].reverse()) {
+    const wanted = config.portBase === 0 ? 0 : config.portBase + offset;
+    try {
+      await app.listen({ host: config.host, port: wanted });
+    } catch (error) {
+      throw explainListenError(error, config.host, wanted);
+    }
+    const address = app.server.address();
+    ports.set(offset, typeof address === 'object' && address !== null ? address.port : wanted);
   }
-  const address = server.app.server.address();
-  return typeof address === 'object' && address !== null ? address.port : config.portBase;
+  return ports;
 }
 
 /** Only the front doors there are. */
-function endpointsOf(config: Config, port: number): Endpoints {
+export function endpointsOf(
+  config: Pick<Config, 'tlsCert' | 'host'>,
+  server: Pick<Server, 'dialects'>,
+  portAt: (offset: number) => number,
+): Endpoints {
   const scheme = config.tlsCert === undefined ? 'http' : 'https';
   const wildcards: Readonly<Record<string, string>> = { '0.0.0.0': '127.0.0.1', '::': '[::1]' };
   const host = wildcards[config.host] ?? (config.host.includes(':') ? `[${config.host}]` : config.host);
-  return { native: `${scheme}://${host}:${port}/v1` };
+  const endpoints: Record<string, string> = { native: `${scheme}://${host}:${portAt(0)}/v1` };
+  for (const { dialect } of server.dialects) {
+    const port = portAt(dialectNames.indexOf(dialect.name) + 1);
+    endpoints[dialect.name] = `${scheme}://${host}:${port}${dialect.path}`;
+  }
+  return endpoints;
 }
 
 interface Signals {
@@ -115,12 +145,12 @@ async function untilStopped(signals: Signals, logger: Logger): Promise<void> {
 /** SIGHUP reads certificate and key again; a pair that is not good leaves the old one in use. */
 function reloadCertificates(config: Config, server: Server, logger: Logger): void {
   process.on('SIGHUP', () => {
-    const { server: listener } = server.app;
-    if (!(listener instanceof TlsServer)) return;
     try {
       const { tls } = readTls(config);
       if (tls === undefined) return;
-      listener.setSecureContext({ ...tls, minVersion: 'TLSv1.2' });
+      for (const { server: listener } of listenersOf(server).values()) {
+        if (listener instanceof TlsServer) listener.setSecureContext({ ...tls, minVersion: 'TLSv1.2' });
+      }
       logger.info('certificate and key were read again');
     } catch (err) {
       logger.error({ err }, 'the certificate was not replaced');

@@ -9,7 +9,9 @@ import { CalotypeError, notFound } from '../core/errors.ts';
 import type { DriveId, DriveSnapshotId, ImageId, MachineId, ProjectId, SnapshotId } from '../core/ids.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
+import type { CreateOptions } from './interface.ts';
 import { type Action, assertReadable, assertWritable, type ProtectedKind } from './rights.ts';
+import type { TaskOwner } from './runner.ts';
 
 async function assertMay(
   db: Db,
@@ -96,6 +98,17 @@ export function assertMachineReady(context: Context, machine: MachineRow): void 
   });
 }
 
+/** @throws drive_busy when that is asked for and another task changes the machine */
+export function assertNotBusy(context: Context, machine: MachineRow, options: CreateOptions | undefined): void {
+  if (options?.refuseBusy !== true) return;
+  const holder = context.runner.queueOf(machine.id).find((task) => task.kind !== 'machine.snapshot');
+  if (holder === undefined) return;
+  throw new CalotypeError('drive_busy', `The machine ${machine.name} is busy with another task.`, {
+    machineId: machine.id,
+    taskId: holder.row.id,
+  });
+}
+
 export async function readableSnapshot(db: Db, caller: Caller, id: SnapshotId): Promise<SnapshotRecord> {
   const row = await findSnapshot(db, id);
   await assertMay(db, caller, 'read', 'snapshot', id, row?.project_id);
@@ -166,9 +179,6 @@ export function assertImageReady(context: Context, image: ImageRow): void {
 }
 
 /** Whom a task of this caller belongs to. */
-export function ownerOf(
-  caller: Caller,
-  projectId: ProjectId,
-): { projectId: ProjectId; userId: Caller['userId']; via: string } {
-  return { projectId, userId: caller.userId, via: caller.via };
+export function ownerOf(caller: Caller, projectId: ProjectId): TaskOwner {
+  return { projectId, userId: caller.userId, via: caller.via, title: caller.taskTitle };
 }

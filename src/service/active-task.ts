@@ -24,6 +24,8 @@ export class ActiveTask implements WorkControl {
   readonly meter: ProgressMeter;
   readonly abort = new AbortController();
   readonly waiters = new Set<(task: Task) => void>();
+  /** Of these, those that wait for its foreground part only. */
+  readonly foregroundWaiters = new Set<(task: Task) => void>();
   /** False until the transaction that wrote it is committed. */
   ready = false;
   started = false;

@@ -3,7 +3,7 @@
  * the path of every request, so what was verified is remembered for a minute; whatever changes a user, token, project
  * or membership tells it to forget. The password itself is never kept, only a keyed hash of the credentials.
  */
-import { createHmac, createSecretKey, randomBytes } from 'node:crypto';
+import { hash, randomBytes } from 'node:crypto';
 import { sql } from 'kysely';
 import type { Catalog, Db } from '../catalog/catalog.ts';
 import type { Role, UserRow } from '../catalog/schema.ts';
@@ -65,8 +65,8 @@ export class Authenticator {
   readonly #wallClockUs: () => number;
   readonly #rememberMs: number;
   readonly #throttle: LoginThrottle;
-  /** Of this process only. A key object: with a bare buffer each use costs six times as much. */
-  readonly #key = createSecretKey(randomBytes(32));
+  /** Of this process only. */
+  readonly #key = randomBytes(32).toString('base64');
   readonly #remembered = new BoundedMap<string, Remembered>(capacity);
   readonly #projects = new BoundedMap<string, KnownProject>(capacity);
   /** Logins under way, so that a client's twenty connections cost one check. */
@@ -294,11 +294,10 @@ export class Authenticator {
     return found;
   }
 
+  /** Never leaves the process, so that a key before and behind does what an HMAC would, at a fifth of its cost. */
   #digest(...texts: string[]): string {
     const lengths = texts.map((text) => text.length).join(':');
-    return createHmac('sha256', this.#key)
-      .update(`${lengths}|${texts.join('')}`)
-      .digest('base64');
+    return hash('sha256', `${this.#key}${lengths}|${texts.join('')}|${this.#key}`, 'base64');
   }
 }
 

@@ -88,6 +88,9 @@ test('later starts keep the secrets and bring the endpoints up to date', async (
   expect(await readAccess()).toEqual({ ...first.access, endpoints: moved, note: 'mine' });
   expect((await stat(path())).mode & 0o777).toBe(0o600);
   await expectLogin(later.access);
+  const named = await bootstrap(catalog, directory, moved, 'edge-services');
+  expect(named.access?.cloudmc).toEqual({ serviceCode: 'edge-services', environment: 'default' });
+  expect(await readAccess()).toMatchObject({ cloudmc: { serviceCode: 'edge-services' }, note: 'mine' });
 });
 
 test('secrets that were deleted are not made again; the operator at the machine resets them', async () => {

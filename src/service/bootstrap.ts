@@ -46,19 +46,20 @@ export async function bootstrap(
   catalog: Catalog,
   dataDirectory: string,
   endpoints: Endpoints,
+  cloudmcServiceCode = 'compute',
 ): Promise<BootstrapResult> {
   const path = join(dataDirectory, 'access.json');
   const pending = `${path}.pending`;
   const user = await catalog.db.selectFrom('users').select('id').limit(1).executeTakeFirst();
   if (user === undefined) {
-    const access = makeAccess(endpoints);
+    const access = makeAccess(endpoints, cloudmcServiceCode);
     await writeDurably(dataDirectory, pending, access);
     await createOperator(catalog, access);
     await renameDurably(dataDirectory, pending, path);
     return { firstStart: true, path, access };
   }
   await finishPending(catalog, dataDirectory, pending, path);
-  return { firstStart: false, path, access: await updateEndpoints(dataDirectory, path, endpoints) };
+  return { firstStart: false, path, access: await updateEndpoints(dataDirectory, path, endpoints, cloudmcServiceCode) };
 }
 
 /**
@@ -91,14 +92,14 @@ export async function localOperator(catalog: Catalog, via: string): Promise<Call
   };
 }
 
-function makeAccess(endpoints: Endpoints): Access {
+function makeAccess(endpoints: Endpoints, serviceCode: string): Access {
   return {
     user: operatorName,
     password: randomBytes(18).toString('base64url'),
     token: newTokenSecret(),
     project: projectName,
     endpoints,
-    cloudmc: { serviceCode: 'compute', environment: 'default' },
+    cloudmc: { serviceCode, environment: projectName },
   };
 }
 
@@ -164,18 +165,25 @@ async function finishPending(catalog: Catalog, directory: string, pending: strin
   else await renameDurably(directory, pending, path);
 }
 
-/** Reads access.json and, if the endpoints have changed, writes it again with only them changed. */
-async function updateEndpoints(directory: string, path: string, endpoints: Endpoints): Promise<Access | null> {
+/** Reads access.json and, if the endpoints or CloudMC's service code have changed, writes it again with only them changed. */
+async function updateEndpoints(
+  directory: string,
+  path: string,
+  endpoints: Endpoints,
+  serviceCode: string,
+): Promise<Access | null> {
   const found = await readJson(path);
   if (!isRecord(found)) return null;
   const access = parseAccess(found, endpoints);
   if (access === null) return null;
-  if (JSON.stringify(found.endpoints) !== JSON.stringify(endpoints)) {
+  const cloudmc = { ...access.cloudmc, serviceCode };
+  const moved = JSON.stringify(found.endpoints) !== JSON.stringify(endpoints);
+  if (moved || access.cloudmc.serviceCode !== serviceCode) {
     const next = `${path}.tmp`;
-    await writeDurably(directory, next, { ...found, endpoints });
+    await writeDurably(directory, next, { ...found, endpoints, cloudmc });
     await renameDurably(directory, next, path);
   }
-  return access;
+  return { ...access, cloudmc };
 }
 
 function parseAccess(found: Readonly<Record<string, unknown>>, endpoints: Endpoints): Access | null {

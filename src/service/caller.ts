@@ -12,4 +12,6 @@ export interface Caller {
   readonly role: CallerRole;
   /** The front door: `native`, `cli`, `console` or a dialect's name; kept with every event. */
   readonly via: string;
+  /** What the front door calls the work that it asks for; kept with the tasks. */
+  readonly taskTitle?: string;
 }

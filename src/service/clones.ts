@@ -1,16 +1,18 @@
 /** New drives made from snapshots: linked at once, independent of the source's fate. */
 import { insertDrive } from '../catalog/drives.ts';
 import type { SnapshotRecord } from '../catalog/snapshots.ts';
+import { putTraits } from '../catalog/traits.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
-import { type DriveId, type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
+import { type DriveId, type DriveSnapshotId, type MachineId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Drive } from '../core/model.ts';
 import { checkName, checkSize } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { assertSnapshotReady, ownerOf, readableSnapshot } from './access.ts';
+import { addAttachment } from './attach-new.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
-import type { CreateOptions, Labels, WithTask } from './interface.ts';
+import type { CreateOptions, Labels, WithTask, WithTraits } from './interface.ts';
 import { assertNameFree, checkLabels, fitName } from './labels.ts';
 import { toDrive } from './objects.ts';
 import { replayDrive } from './replay.ts';
@@ -39,7 +41,14 @@ export function cloneSnapshot(
   context: Context,
   caller: Caller,
   id: SnapshotId,
-  input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
+  input: Labels &
+    WithTraits & {
+      part?: DriveSnapshotId;
+      name?: string;
+      sizeBytes?: number;
+      evenCreating?: boolean;
+      attachTo?: MachineId;
+    },
   options?: CreateOptions,
 ): Promise<WithTask<'drive', Drive>> {
   const { engine, runner, config } = context;
@@ -52,7 +61,8 @@ export function cloneSnapshot(
     const { task, record } = await runner.change(async (tx, add) => {
       const snapshot = await readableSnapshot(tx, caller, id);
       const part = choosePart(snapshot, input.part);
-      assertSnapshotReady(context, snapshot);
+      // Its own task holds the drive, so that the clone's comes after it.
+      if (input.evenCreating !== true || snapshot.state !== 'creating') assertSnapshotReady(context, snapshot);
       const sizeBytes =
         input.sizeBytes === undefined
           ? part.size_bytes
@@ -75,6 +85,7 @@ export function cloneSnapshot(
         sourceId: part.id,
         at: nowUs(),
       });
+      await putTraits(tx, driveId, input.traits ?? {});
       const added = await add({
         kind: 'drive.clone',
         input: { driveSnapshotId: part.id, sizeBytes },
@@ -84,8 +95,12 @@ export function cloneSnapshot(
         owner: ownerOf(caller, caller.projectId),
         event: { detail: { name, driveSnapshotId: part.id, snapshotId: id } },
       });
-      await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: driveId });
-      return { task: added, record: made };
+      const last =
+        input.attachTo === undefined
+          ? added
+          : await addAttachment(context, tx, add, caller, { machineId: input.attachTo, driveId });
+      await remember(tx, caller, options, { taskId: last.row.id, objectKind: 'drive', objectId: driveId });
+      return { task: last, record: made };
     });
     return { task: runner.view(task), drive: toDrive(record) };
   };

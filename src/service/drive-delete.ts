@@ -11,6 +11,7 @@ import type { Task } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
 import { driveRow, ownerOf } from './access.ts';
 import type { ActiveTask } from './active-task.ts';
+import { checkBatch } from './batches.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { driveOf } from './drive-tasks.ts';
@@ -19,49 +20,29 @@ import type { CreateOptions } from './interface.ts';
 import { assertVersion } from './labels.ts';
 import type { Reclaimer } from './reclaim.ts';
 import { replayTask } from './replay.ts';
+import type { AddTask } from './runner.ts';
 
 const shownBlocking = 100;
 const pointsAtOnce = 100;
+
+interface Deletion {
+  readonly snapshots: 'refuse' | 'keep' | 'delete';
+  readonly ifVersion?: number;
+}
 
 export function deleteDrive(
   context: Context,
   caller: Caller,
   id: DriveId,
-  options: { snapshots: 'refuse' | 'keep' | 'delete'; ifVersion?: number } & CreateOptions,
+  options: Deletion & CreateOptions,
 ): Promise<Task> {
   const { runner } = context;
   const first = async (): Promise<Task> => {
     const task = await runner.change(
       async (tx, add) => {
-        const drive = await driveRow(tx, caller, 'write', id);
-        assertVersion(drive, options.ifVersion);
-        if (drive.state === 'deleting') {
-          const earlier = runner.queueOf(id).find((queued) => queued.kind === 'drive.delete' && queued.ready);
-          if (earlier !== undefined) return earlier;
-        }
-        await assertNotAttached(tx, id);
-        await assertNotExported(tx, id);
-        if (options.snapshots === 'refuse') await assertNoSnapshots(tx, id);
-        if (options.snapshots === 'delete') await beginDeletingSnapshots(tx, id);
-        await tx
-          .updateTable('drives')
-          .set({ state: 'deleting', updated_at: nowUs(), version: sql`version + 1` })
-          .where('id', '=', id)
-          .execute();
-        const added = await add({
-          kind: 'drive.delete',
-          input: {
-            snapshots: options.snapshots === 'delete' ? 'delete' : 'keep',
-            before: drive.state === 'error' || drive.state === 'creating' ? 'error' : 'available',
-          },
-          driveIds: [id],
-          objectKind: 'drive',
-          objectId: id,
-          owner: ownerOf(caller, drive.project_id),
-          event: { detail: { name: drive.name, snapshots: options.snapshots } },
-        });
-        await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: id });
-        return added;
+        const begun = await begin(context, tx, add, caller, id, options);
+        await remember(tx, caller, options, { taskId: begun.row.id, objectKind: 'drive', objectId: id });
+        return begun;
       },
       { mayUseReserve: true },
     );
@@ -69,6 +50,67 @@ export function deleteDrive(
     return runner.view(task);
   };
   return once(context, caller, options, first, (attempt) => replayTask(context, attempt));
+}
+
+/** All of them are begun, or none. */
+export async function deleteDrives(
+  context: Context,
+  caller: Caller,
+  ids: readonly DriveId[],
+  options: Deletion,
+): Promise<readonly Task[]> {
+  checkBatch(ids);
+  const { runner } = context;
+  const wanted = [...new Set(ids)];
+  const tasks = await runner.change(
+    async (tx, add) => {
+      const begun: ActiveTask[] = [];
+      for (const id of wanted) begun.push(await begin(context, tx, add, caller, id, options));
+      return begun;
+    },
+    { mayUseReserve: true },
+  );
+  for (const id of wanted) cancelUseless(context, id);
+  return tasks.map((task) => runner.view(task));
+}
+
+/** The task that deletes it, which may be an earlier one's. */
+async function begin(
+  context: Context,
+  tx: Tx,
+  add: AddTask,
+  caller: Caller,
+  id: DriveId,
+  options: Deletion,
+): Promise<ActiveTask> {
+  const { runner } = context;
+  const drive = await driveRow(tx, caller, 'write', id);
+  assertVersion(drive, options.ifVersion);
+  if (drive.state === 'deleting') {
+    const earlier = runner.queueOf(id).find((queued) => queued.kind === 'drive.delete' && queued.ready);
+    if (earlier !== undefined) return earlier;
+  }
+  await assertNotAttached(tx, id);
+  await assertNotExported(tx, id);
+  if (options.snapshots === 'refuse') await assertNoSnapshots(tx, id);
+  if (options.snapshots === 'delete') await beginDeletingSnapshots(tx, id);
+  await tx
+    .updateTable('drives')
+    .set({ state: 'deleting', updated_at: nowUs(), version: sql`version + 1` })
+    .where('id', '=', id)
+    .execute();
+  return add({
+    kind: 'drive.delete',
+    input: {
+      snapshots: options.snapshots === 'delete' ? 'delete' : 'keep',
+      before: drive.state === 'error' || drive.state === 'creating' ? 'error' : 'available',
+    },
+    driveIds: [id],
+    objectKind: 'drive',
+    objectId: id,
+    owner: ownerOf(caller, drive.project_id),
+    event: { detail: { name: drive.name, snapshots: options.snapshots } },
+  });
 }
 
 /** Long work for a drive that is to go need not be finished. */

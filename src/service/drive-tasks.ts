@@ -8,6 +8,7 @@ import type { DriveId } from '../core/ids.ts';
 import { nowUs } from '../core/time.ts';
 import type { ActiveTask } from './active-task.ts';
 import type { Context } from './context.ts';
+import { copyDrive } from './drive-clone.ts';
 import { untilSpace } from './space-wait.ts';
 
 /** The drive that a task is about. */
@@ -50,6 +51,7 @@ export function registerDriveTasks(context: Context): void {
     pausable: false,
     async run(task, input) {
       const driveId = driveOf(task);
+      if (input.copyOf !== undefined) return copyDrive(context, task, input, { source: input.copyOf, driveId });
       const { driveSnapshotId, sizeBytes, imageId } = input;
       if (imageId === undefined && (await findPart(context.catalog.db, driveSnapshotId)) === undefined) {
         throw notFound('drive snapshot', driveSnapshotId);

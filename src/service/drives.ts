@@ -1,30 +1,30 @@
-/** The use cases of drives; what is longer lives beside this file: imports, lists, downloads, deletion, reverts. */
+/** The use cases of drives; what is longer lives beside this file: creation, imports, clones, lists, downloads, deletion, reverts. */
 import { sql } from 'kysely';
 import { addEvent, type Tx } from '../catalog/catalog.ts';
-import { findDrive, insertDrive } from '../catalog/drives.ts';
+import { findDrive } from '../catalog/drives.ts';
 import type { DriveRow } from '../catalog/schema.ts';
 import { replaceTags } from '../catalog/tags.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
-import { type DriveId, newId } from '../core/ids.ts';
+import type { DriveId } from '../core/ids.ts';
 import type { Drive, Task } from '../core/model.ts';
-import { checkName, checkSize } from '../core/names.ts';
+import { checkSize } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { assertDriveReady, assertNotRunning, driveRow, ownerOf, readableDrive } from './access.ts';
 import { BoundedMap } from './bounded-map.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { downloadDrive } from './downloads.ts';
-import { deleteDrive } from './drive-delete.ts';
+import { cloneDrive } from './drive-clone.ts';
+import { createDrive, createDrives } from './drive-create.ts';
+import { deleteDrive, deleteDrives } from './drive-delete.ts';
 import { listDrives } from './drive-lists.ts';
 import { type FirstAttempt, once, remember } from './idempotency.ts';
 import { importDrive } from './imports.ts';
 import type { CreateOptions, DriveUseCases } from './interface.ts';
-import { assertNameFree, assertVersion, checkLabels, checkUpdate } from './labels.ts';
+import { assertVersion, checkUpdate } from './labels.ts';
 import { toDrive } from './objects.ts';
-import { replayDrive, replayTask } from './replay.ts';
+import { replayTask } from './replay.ts';
 import { revertDrive } from './reverts.ts';
-import { assertMayCreate } from './rights.ts';
-import { assertRoom } from './room.ts';
 import type { TaskInputs } from './task-inputs.ts';
 
 const rememberedDrives = 2000;
@@ -66,43 +66,9 @@ export function driveUseCases(context: Context): DriveUseCases {
   }
 
   return {
-    create(caller, input, options) {
-      const first = async () => {
-        assertMayCreate(caller);
-        const name = checkName(input.name);
-        const sizeBytes = checkSize(input.sizeBytes, { max: config.maxDriveBytes }, 'sizeBytes');
-        const labels = checkLabels(input);
-        const id = newId<DriveId>();
-        const space = await engine.space();
-        const { task, record } = await runner.change(async (tx, add) => {
-          await assertNameFree(tx, options, 'drive', caller.projectId, name);
-          assertRoom(space);
-          const made = await insertDrive(tx, {
-            id,
-            projectId: caller.projectId,
-            name,
-            ...labels,
-            sizeBytes,
-            sourceId: null,
-            at: nowUs(),
-          });
-          const added = await add({
-            kind: 'drive.create',
-            input: { sizeBytes },
-            driveIds: [id],
-            objectKind: 'drive',
-            objectId: id,
-            owner: ownerOf(caller, caller.projectId),
-            event: { detail: { name, sizeBytes } },
-          });
-          await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'drive', objectId: id });
-          return { task: added, record: made };
-        });
-        return { task: runner.view(task), drive: toDrive(record) };
-      };
-      return once(context, caller, options, first, (attempt) => replayDrive(context, attempt));
-    },
-
+    create: (caller, input, options) => createDrive(context, caller, input, options),
+    createEach: (caller, inputs) => createDrives(context, caller, inputs),
+    clone: (caller, id, input) => cloneDrive(context, caller, id, input),
     import: (caller, input, options) => importDrive(context, caller, input, options),
     list: (caller, filter, sort, page) => listDrives(context, caller, filter, sort, page),
 
@@ -157,6 +123,7 @@ export function driveUseCases(context: Context): DriveUseCases {
     },
 
     delete: (caller, id, options) => deleteDrive(context, caller, id, options),
+    deleteEach: (caller, ids, options) => deleteDrives(context, caller, ids, options),
 
     async usage(caller, id) {
       await driveRow(catalog.db, caller, 'read', id);

@@ -7,6 +7,7 @@ import type { Drive, ImageMachine, Machine, MachineKind } from '../core/model.ts
 import { checkName, checkSize } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { assertImageReady, ownerOf, readableImage } from './access.ts';
+import type { ActiveTask } from './active-task.ts';
 import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import { once, remember } from './idempotency.ts';
@@ -18,6 +19,7 @@ import { toDrive, toMachine } from './objects.ts';
 import { replayDrive, replayMachine } from './replay.ts';
 import { assertMayCreate } from './rights.ts';
 import { assertRoom } from './room.ts';
+import type { AddTask } from './runner.ts';
 
 export interface DriveFromImage extends Labels {
   /** Which drive of a machine. */
@@ -28,12 +30,14 @@ export interface DriveFromImage extends Labels {
   readonly sizeBytes?: number;
 }
 
-/** What is left out is as in the image. */
+/** What is left out is as in the image. One of a drive says nothing of a machine: it takes `memoryBytes`, and starts from that drive. */
 export interface MachineFromImage extends Labels {
   readonly name?: string;
   readonly kind?: MachineKind;
   readonly cpus?: number;
   readonly memoryBytes?: number;
+  /** The task ends when it runs; default false. */
+  readonly start?: boolean;
 }
 
 export function cloneImage(
@@ -116,11 +120,12 @@ export function cloneImageMachine(
   input: MachineFromImage,
   options?: CreateOptions,
 ): Promise<WithTask<'machine', Machine>> {
-  const { engine, runner } = context;
+  const { engine, machines, runner } = context;
   const first = async () => {
     assertMayCreate(caller);
     const wantedName = input.name === undefined ? undefined : checkName(input.name);
     const labels = checkLabels(input);
+    const { standard } = await machines.machineTypes();
     const wanted = {
       ...(input.cpus === undefined ? {} : { cpus: checkCpus(input.cpus) }),
       ...(input.memoryBytes === undefined ? {} : { memoryBytes: checkMemory(input.memoryBytes) }),
@@ -130,13 +135,7 @@ export function cloneImageMachine(
     const { task, record } = await runner.change(async (tx, add) => {
       const image = await readableImage(tx, caller, id);
       assertImageReady(context, image);
-      if (image.machine_json === null) {
-        throw new CalotypeError('invalid_request', `The image ${image.name} is of a drive, not of a machine.`, {
-          imageId: id,
-          remedy: 'Make a drive from it, and a machine with that drive.',
-        });
-      }
-      const then: ImageMachine = JSON.parse(image.machine_json);
+      const then = machineOfImage(image, standard, wanted.memoryBytes);
       const name = wantedName ?? image.name;
       await assertNameFree(tx, options, 'machine', caller.projectId, name);
       assertRoom(space);
@@ -166,10 +165,45 @@ export function cloneImageMachine(
         owner: ownerOf(caller, caller.projectId),
         event: { detail: { name, imageId: id } },
       });
-      await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'machine', objectId: machineId });
-      return { task: added, record: made };
+      const last = input.start === true ? await addStart(add, added) : added;
+      await remember(tx, caller, options, { taskId: last.row.id, objectKind: 'machine', objectId: machineId });
+      return { task: last, record: made };
     });
     return { task: runner.view(task), machine: toMachine(record, null) };
   };
   return once(context, caller, options, first, (attempt) => replayMachine(context, attempt));
+}
+
+/** What the image says of a machine, or the usual machine around its only drive. @throws invalid_request */
+function machineOfImage(image: ImageRecord, standard: string, memoryBytes: number | undefined): ImageMachine {
+  if (image.machine_json !== null) return JSON.parse(image.machine_json);
+  if (memoryBytes === undefined) {
+    throw new CalotypeError('invalid_request', `The image ${image.name} is of a drive, not of a machine.`, {
+      field: 'memoryBytes',
+      imageId: image.id,
+      remedy: 'Say how much memory the machine is to have, or make a drive from the image.',
+    });
+  }
+  return {
+    name: image.name,
+    kind: 'vm',
+    hardware: { machineType: standard, cpus: 1, memoryBytes },
+    boot: { from: 'drive' },
+  };
+}
+
+/** Starts a machine once the task before has made it. */
+function addStart(add: AddTask, made: ActiveTask): Promise<ActiveTask> {
+  const { row, driveIds, machineId } = made;
+  if (machineId === null) throw new CalotypeError('internal', `Task ${row.id} makes no machine.`);
+  return add({
+    kind: 'machine.start',
+    input: { paused: false },
+    driveIds,
+    machineId,
+    objectKind: 'machine',
+    objectId: machineId,
+    owner: { projectId: row.project_id, userId: row.user_id, via: row.via },
+    event: { detail: {} },
+  });
 }

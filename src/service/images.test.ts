@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from 'vitest';
+import { CalotypeError } from '../core/errors.ts';
 import { type DriveSnapshotId, type GrantId, newId, type SnapshotId } from '../core/ids.ts';
 import type { Image } from '../core/model.ts';
 import { nowUs } from '../core/time.ts';
@@ -246,6 +247,36 @@ describe('making things from an image', () => {
     expect((await clone(machine, { memoryBytes: 1 })).code).toBe('invalid_size');
     h.engine.low = true;
     expect([(await drive(image, {})).code, (await clone(machine, {})).code]).toEqual(['space_low', 'space_low']);
+  });
+
+  it('makes the usual machine around the only drive of an image, of the memory it is given', async () => {
+    const { image } = await driveImage(h);
+    const given = { name: 'around', memoryBytes: 32 * mib, cpus: 2 };
+    const { task, machine } = await h.service.images.cloneMachine(h.caller, image.id, given);
+    await h.done(task);
+    const made = await h.service.machines.get(h.caller, machine.id);
+    expect(made).toMatchObject({
+      name: 'around',
+      power: 'off',
+      imageId: image.id,
+      boot: { from: 'drive' },
+      hardware: { cpus: 2, memoryBytes: 32 * mib },
+      drives: [{ slot: 0 }],
+    });
+    const [drive] = made.drives;
+    expect(drive && firstBlock(h, drive.driveId)).toBe(7);
+  });
+
+  it('does not start a machine that could not be made', async () => {
+    const { image } = await driveImage(h);
+    h.engine.gate = (place) => {
+      if (place === 'before:clone') throw new CalotypeError('engine_failed');
+    };
+    const given = { memoryBytes: 32 * mib, start: true };
+    const { task, machine } = await h.service.images.cloneMachine(h.caller, image.id, given);
+    expect(task.kind).toBe('machine.start');
+    expect(await h.ended(task)).toMatchObject({ state: 'failed', error: { code: 'machine_not_ready' } });
+    expect(await h.service.machines.get(h.caller, machine.id)).toMatchObject({ state: 'error', power: 'off' });
   });
 
   it('takes an image that is available: not one that is still being made, nor one that is going', async () => {

@@ -3,6 +3,7 @@
  * model's terms. Changes return the task that carries them out, beside the object where there is one; `waitFor` waits for it.
  */
 import type { Readable } from 'node:stream';
+import type { Traits } from '../catalog/traits.ts';
 import type { Extents } from '../core/extents.ts';
 import type {
   DriveId,
@@ -43,6 +44,9 @@ import type { MachineDeletion } from './machine-delete.ts';
 import type { MachineRevertRequest } from './machine-reverts.ts';
 import type { MachineSnapshotRequest } from './machine-snapshots.ts';
 import type { StopMode } from './machine-tasks.ts';
+import type { PreferenceUseCases } from './preferences.ts';
+import type { TagUseCases } from './tags.ts';
+import type { TraitUseCases } from './traits.ts';
 
 export interface Page<T> {
   readonly items: readonly T[];
@@ -115,15 +119,34 @@ export interface CreateOptions {
   readonly idempotency?: Idempotency;
   /** Refuse with `name_taken` when an object of that name exists in the project. */
   readonly refuseExistingName?: boolean;
+  /** Refuse with `drive_busy` while another task changes the machine. Taking a snapshot changes nothing. */
+  readonly refuseBusy?: boolean;
+}
+
+/** What a front door keeps with a new drive beside what the model knows of it. */
+export interface WithTraits {
+  readonly traits?: Traits;
 }
 
 export type WithTask<K extends string, T> = { readonly task: Task } & { readonly [key in K]: T };
 
 export interface DriveUseCases {
+  /** With `attachTo` the task ends when it is in the next free slot of that machine. */
   create(
     caller: Caller,
-    input: Labels & { name: string; sizeBytes: number },
+    input: Labels & { name: string; sizeBytes: number; attachTo?: MachineId },
     options?: CreateOptions,
+  ): Promise<WithTask<'drive', Drive>>;
+  /** Up to 256, all or none. */
+  createEach(
+    caller: Caller,
+    inputs: readonly (Labels & WithTraits & { name: string; sizeBytes: number })[],
+  ): Promise<readonly WithTask<'drive', Drive>[]>;
+  /** A new drive as this one is now; of one that is being written, as after a power failure. No snapshot stays. */
+  clone(
+    caller: Caller,
+    id: DriveId,
+    input: Labels & WithTraits & { name: string; sizeBytes?: number },
   ): Promise<WithTask<'drive', Drive>>;
   /** From an upload: consumes the stream, bounded; or from the operator's import directory. */
   import(
@@ -146,6 +169,12 @@ export interface DriveUseCases {
     id: DriveId,
     options: { snapshots: 'refuse' | 'keep' | 'delete'; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
+  /** Up to 256, all or none. */
+  deleteEach(
+    caller: Caller,
+    ids: readonly DriveId[],
+    options: { snapshots: 'refuse' | 'keep' | 'delete' },
+  ): Promise<readonly Task[]>;
   usage(caller: Caller, id: DriveId): Promise<DriveUsage>;
   check(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
   flatten(caller: Caller, id: DriveId, options?: CreateOptions): Promise<Task>;
@@ -252,6 +281,11 @@ export interface SnapshotUseCases {
     input: Labels & { driveIds: readonly DriveId[]; name?: string },
     options?: CreateOptions,
   ): Promise<WithTask<'snapshot', Snapshot>>;
+  /** Up to 256 that do not depend on each other, each of its own instant: all are begun, or none. */
+  createEach(
+    caller: Caller,
+    inputs: readonly (Labels & { driveIds: readonly DriveId[]; name?: string })[],
+  ): Promise<readonly WithTask<'snapshot', Snapshot>[]>;
   /** All drives of a machine at one instant, but for those excluded; on request with its memory. */
   createOfMachine(
     caller: Caller,
@@ -276,6 +310,8 @@ export interface SnapshotUseCases {
     id: SnapshotId,
     options?: { parts?: readonly DriveSnapshotId[]; ifVersion?: number } & CreateOptions,
   ): Promise<Task>;
+  /** Up to 256 parts of any snapshots, all or none; a snapshot of which no part is left goes. */
+  deleteParts(caller: Caller, ids: readonly DriveSnapshotId[]): Promise<readonly Task[]>;
   /** All its drives go back, in one step. */
   revert(caller: Caller, id: SnapshotId, input?: { keepSafety?: boolean }, options?: CreateOptions): Promise<Task>;
   /** The machine goes back, or another one is put onto it, slot by slot. */
@@ -287,11 +323,21 @@ export interface SnapshotUseCases {
     input: MachineCloneRequest,
     options?: CreateOptions,
   ): Promise<WithTask<'machine', Machine>>;
-  /** A new drive from one part; `part` may be left out when there is only one. */
+  /**
+   * A new drive from one part; `part` may be left out when there is only one. With `evenCreating`, from a snapshot that is still
+   * being taken: the clone waits for it. With `attachTo` as for a new drive.
+   */
   clone(
     caller: Caller,
     id: SnapshotId,
-    input: Labels & { part?: DriveSnapshotId; name?: string; sizeBytes?: number },
+    input: Labels &
+      WithTraits & {
+        part?: DriveSnapshotId;
+        name?: string;
+        sizeBytes?: number;
+        evenCreating?: boolean;
+        attachTo?: MachineId;
+      },
     options?: CreateOptions,
   ): Promise<WithTask<'drive', Drive>>;
   tree(caller: Caller, driveId: DriveId): Promise<{ roots: readonly SnapshotNode[]; current: DriveSnapshotId | null }>;
@@ -337,7 +383,7 @@ export interface ImageUseCases {
   delete(caller: Caller, id: ImageId, options?: { ifVersion?: number } & CreateOptions): Promise<Task>;
   /** A new drive; `slot` may be left out when there is only one. */
   clone(caller: Caller, id: ImageId, input: DriveFromImage, options?: CreateOptions): Promise<WithTask<'drive', Drive>>;
-  /** A new machine with new drives, off. */
+  /** A new machine with new drives, off unless it is to be started. */
   cloneMachine(
     caller: Caller,
     id: ImageId,
@@ -367,11 +413,20 @@ export interface TaskUseCases {
     page: PageRequest,
   ): Promise<Page<Task>>;
   get(caller: Caller, id: TaskId): Promise<Task>;
-  /** Resolves when the task has ended, or with its state after `timeoutMs`. */
-  waitFor(caller: Caller, id: TaskId, timeoutMs: number): Promise<Task>;
+  /**
+   * Resolves when the task has ended, or with its state after `timeoutMs`. Of deletions the `foreground` part is over when
+   * the object is gone, while its space still comes back; of most others it is all.
+   */
+  waitFor(caller: Caller, id: TaskId, timeoutMs: number, part?: 'all' | 'foreground'): Promise<Task>;
+  /** Of these objects, the ones that something is being done to, with the tasks, oldest first. Costs no query. */
+  underWay(caller: Caller, ids: readonly string[]): ReadonlyMap<string, readonly Task[]>;
   cancel(caller: Caller, id: TaskId): Promise<Task>;
   pause(caller: Caller, id: TaskId): Promise<Task>;
   resume(caller: Caller, id: TaskId): Promise<Task>;
+  /** Takes one that has ended out of the records. @throws task_not_ended */
+  remove(caller: Caller, id: TaskId): Promise<void>;
+  /** Names of users whose tasks the caller may see; deleted ones are left out. */
+  userNames(caller: Caller, ids: readonly UserId[]): Promise<ReadonlyMap<UserId, string>>;
   /** Bytes per second, 0 for no limit. */
   setSpeedLimit(caller: Caller, id: TaskId, bytesPerSecond: number): Promise<Task>;
 }
@@ -460,6 +515,8 @@ export interface SharedWith {
 export interface SharingUseCases {
   /** The caller's own right on each object that he may see; those that he may not see are left out. */
   accessTo(caller: Caller, kind: SharedKind, ids: readonly string[]): Promise<ReadonlyMap<string, Access>>;
+  /** The same of objects that the caller has just been shown: no query, but for guests. */
+  accessToShown(caller: Caller, kind: SharedKind, ids: readonly string[]): Promise<ReadonlyMap<string, Access>>;
   /** The guests that objects were granted to, for who may see that: admins and operators all, others themselves. */
   grantees(caller: Caller, ids: readonly string[]): Promise<ReadonlyMap<string, readonly SharedWith[]>>;
 }
@@ -475,6 +532,11 @@ export interface Service {
   readonly exports: ExportUseCases;
   readonly tasks: TaskUseCases;
   readonly events: EventUseCases;
+  readonly tags: TagUseCases;
+  readonly traits: TraitUseCases;
+  readonly preferences: PreferenceUseCases;
+  /** What this server takes. */
+  readonly limits: { readonly maxDriveBytes: number };
   doctor(caller: Caller, options: { repair: boolean }): Promise<DoctorReport>;
   space(caller: Caller): Promise<{ freeBytes: number; totalBytes: number; reserveBytes: number; low: boolean }>;
   readiness(): Promise<{ ready: boolean; reasons: readonly string[] }>;

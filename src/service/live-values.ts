@@ -29,7 +29,7 @@ export async function withLiveValues<T>(
   work: (live: LiveHandles) => Promise<T>,
 ): Promise<T> {
   if (kind === 'task') {
-    if (!fields.has('state') && !fields.has('startedAt')) return work({});
+    if (!['state', 'startedAt', 'updatedAt'].some((field) => fields.has(field))) return work({});
     const states = new Map<string, string>();
     const starts = new Map<string, number>();
     const activeTasks: number[] = [];

@@ -1,6 +1,6 @@
 /** What a revert of a machine would change: which drives go back to which points, and where each of them is now. */
 import type { Tx } from '../catalog/catalog.ts';
-import { findDriveRows } from '../catalog/drives.ts';
+import { findDriveRow, findDriveRows } from '../catalog/drives.ts';
 import { attachmentOf, slotsOf } from '../catalog/machines.ts';
 import type { MachineRow } from '../catalog/schema.ts';
 import type { SnapshotRecord } from '../catalog/snapshots.ts';
@@ -38,7 +38,12 @@ export async function planOwn(
   const then: { slot: number; driveId: DriveId }[] = JSON.parse(snapshot.machine?.slots_json ?? '[]');
   const plan: RevertPlan = { targets: [], attach: [], untouched: [] };
   for (const part of snapshot.parts) {
-    const drive = await driveRow(tx, caller, 'write', part.drive_id, { hidden: true });
+    const attached = await attachmentOf(tx, part.drive_id);
+    const isOwn = attached?.machine.id === machine.id;
+    // Who may change the machine may change what it holds; what comes back to it takes a right of its own.
+    const drive =
+      (isOwn ? await findDriveRow(tx, part.drive_id) : undefined) ??
+      (await driveRow(tx, caller, 'write', part.drive_id, { hidden: true }));
     if (drive.state === 'deleted') {
       throw new CalotypeError('drive_not_ready', `The drive ${drive.name} was deleted; clone the snapshot instead.`, {
         driveId: drive.id,
@@ -47,8 +52,7 @@ export async function planOwn(
     }
     assertDriveReady(context, drive);
     plan.targets.push({ driveId: part.drive_id, driveSnapshotId: part.id });
-    const attached = await attachmentOf(tx, part.drive_id);
-    if (attached?.machine.id === machine.id) continue;
+    if (isOwn) continue;
     if (attached !== undefined) {
       throw new CalotypeError(
         'drive_attached',
@@ -73,8 +77,13 @@ export async function planOwn(
   return plan;
 }
 
-/** Slot by slot. @throws drive_not_attached, drive_too_small */
-export async function planOther(tx: Tx, snapshot: SnapshotRecord, machine: MachineRow): Promise<RevertPlan> {
+/** Slot by slot. @throws drive_not_attached, drive_not_ready, drive_too_small */
+export async function planOther(
+  context: Context,
+  tx: Tx,
+  snapshot: SnapshotRecord,
+  machine: MachineRow,
+): Promise<RevertPlan> {
   const now = await slotsOf(tx, machine.id);
   const then: { slot: number; driveId: DriveId }[] = JSON.parse(snapshot.machine?.slots_json ?? '[]');
   const drives = await findDriveRows(
@@ -91,6 +100,7 @@ export async function planOther(tx: Tx, snapshot: SnapshotRecord, machine: Machi
         slot,
       });
     }
+    assertDriveReady(context, drive);
     if (drive.size_bytes < part.size_bytes) {
       throw new CalotypeError(
         'drive_too_small',

@@ -26,10 +26,9 @@ import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
 import type { MachineProcess } from '../qemu/machine-process.ts';
 import {
-  assertDriveReady,
   assertMachineReady,
+  assertNotBusy,
   assertSnapshotReady,
-  driveRow,
   machineRow,
   ownerOf,
   readableSnapshot,
@@ -101,6 +100,7 @@ export function revertMachine(
       if (machineId === null) throw new CalotypeError('invalid_request', 'This is no snapshot of a machine.');
       const machine = await machineRow(tx, caller, machineId);
       assertMachineReady(context, machine);
+      assertNotBusy(context, machine, options);
       if (machine.managed === 0) {
         throw new CalotypeError('machine_adopted', 'Only a machine that this server runs can be reverted.', {
           machineId,
@@ -108,11 +108,9 @@ export function revertMachine(
         });
       }
       const own = machineId === snapshot.machine_id;
-      const plan = own ? await planOwn(context, tx, caller, snapshot, machine) : await planOther(tx, snapshot, machine);
-      for (const target of plan.targets) {
-        const drive = await driveRow(tx, caller, 'write', target.driveId);
-        assertDriveReady(context, drive);
-      }
+      const plan = own
+        ? await planOwn(context, tx, caller, snapshot, machine)
+        : await planOther(context, tx, snapshot, machine);
       assertRoom(space);
       const withMemory = own && (input.memory ?? true) && snapshot.machine?.memory?.state === 'kept';
       if (withMemory)

@@ -21,7 +21,7 @@ import type { MachineHardware, QuiesceMode, Snapshot } from '../core/model.ts';
 import { checkName } from '../core/names.ts';
 import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
-import { assertDriveReady, assertMachineReady, machineRow, ownerOf } from './access.ts';
+import { assertDriveReady, assertMachineReady, assertNotBusy, machineRow, ownerOf } from './access.ts';
 import type { ActiveTask } from './active-task.ts';
 import type { Caller } from './caller.ts';
 import type { Compaction } from './compaction.ts';
@@ -81,6 +81,7 @@ export function createMachineSnapshot(
     const { task, record } = await runner.change(async (tx, add) => {
       const machine = await machineRow(tx, caller, input.machineId);
       assertMachineReady(context, machine);
+      assertNotBusy(context, machine, options);
       const memory = input.memory ?? false;
       if (memory && machine.managed === 0) {
         throw new CalotypeError(

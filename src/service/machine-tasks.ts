@@ -4,6 +4,7 @@ import { findDriveRows } from '../catalog/drives.ts';
 import { exportsOfMachine } from '../catalog/exports.ts';
 import {
   attachDrive,
+  attachmentOf,
   detachDrive,
   findMachineRow,
   forgetMachine,
@@ -11,11 +12,12 @@ import {
   slotsOf,
   updateMachine,
 } from '../catalog/machines.ts';
-import type { MachineRow } from '../catalog/schema.ts';
+import type { DriveRow, MachineRow } from '../catalog/schema.ts';
 import { CalotypeError, notFound, type StoredError } from '../core/errors.ts';
 import type { MachineId } from '../core/ids.ts';
 import type { MachinePower } from '../core/states.ts';
 import { nowUs } from '../core/time.ts';
+import { assertDriveReady, assertMachineReady } from './access.ts';
 import type { ActiveTask, Outcome } from './active-task.ts';
 import { type Context, runningMachine } from './context.ts';
 import { bringDown, bringUp, endServing, serveDrive } from './machine-power.ts';
@@ -128,6 +130,8 @@ export function registerMachineTasks(context: Context): void {
     ...plain,
     async run(task, { paused }) {
       const machine = await machineOf(context, task);
+      // The task before may have been the one to make it, and have failed.
+      assertMachineReady(context, machine);
       const running = machines.find(machine.id) ?? (await bringUp(context, machine));
       if (!paused && running.power !== 'running') await running.qmp.execute('cont');
       step('machine.started');
@@ -207,7 +211,9 @@ export function registerMachineTasks(context: Context): void {
     async run(task, { driveId, slot }) {
       const machine = await machineOf(context, task);
       const drive = (await findDriveRows(catalog.db, [driveId])).get(driveId);
-      if (drive === undefined || drive.state !== 'available') throw notFound('drive', driveId);
+      if (drive === undefined || drive.state === 'deleted') throw notFound('drive', driveId);
+      assertDriveReady(context, drive);
+      await assertNotElsewhere(machine, slot, drive);
       await assertSlotFree(machine, slot, driveId);
       const running = machines.find(machine.id);
       if (running !== undefined) {
@@ -260,6 +266,17 @@ export function registerMachineTasks(context: Context): void {
     const found = runningMachine(context, machine.id);
     if (found === undefined) throw new CalotypeError('machine_off', undefined, { machineId: machine.id });
     return found;
+  }
+
+  /** Two may have asked for it at once, both while it was free; one that is there already was taken up after a crash. */
+  async function assertNotElsewhere(machine: MachineRow, slot: number, drive: DriveRow): Promise<void> {
+    const attached = await attachmentOf(catalog.db, drive.id);
+    if (attached === undefined || (attached.machine.id === machine.id && attached.slot === slot)) return;
+    throw new CalotypeError('drive_attached', `The drive ${drive.name} is attached to ${attached.machine.name}.`, {
+      driveId: drive.id,
+      machineId: attached.machine.id,
+      slot: attached.slot,
+    });
   }
 
   async function assertSlotFree(machine: MachineRow, slot: number, driveId: string): Promise<void> {

@@ -75,3 +75,15 @@ describe('a machine that ended while no server ran', () => {
     }
   });
 });
+
+describe('a drive that two machines are given at once', () => {
+  it('is attached to the first of them, and stays there', async () => {
+    const [first, second] = [await createMachine('first'), await createMachine('second')];
+    const { id: driveId } = await h.drive('wanted');
+    const tasks = await Promise.all([first, second].map((id) => h.service.machines.attach(h.caller, id, { driveId })));
+    const ends = await Promise.all(tasks.map(({ id }) => h.service.tasks.waitFor(h.caller, id, 20_000)));
+    expect(ends.map(({ state, error }) => error?.code ?? state).sort()).toEqual(['done', 'drive_attached']);
+    const winner = ends[0]?.state === 'done' ? first : second;
+    expect((await h.service.drives.get(h.caller, driveId)).attachedTo?.machineId).toBe(winner);
+  });
+});

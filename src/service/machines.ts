@@ -20,7 +20,16 @@ import type { Machine, MachineBoot, MachineHardware, Task, TaskKind } from '../c
 import { checkName } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import { maxSlots } from '../qemu/machine-process.ts';
-import { assertDriveReady, assertMachineReady, driveRow, machineRow, ownerOf, readableMachine } from './access.ts';
+import {
+  assertDriveReady,
+  assertMachineReady,
+  assertNotBusy,
+  driveRow,
+  machineRow,
+  ownerOf,
+  readableMachine,
+} from './access.ts';
+import { assertManaged, firstFreeSlot, takenSlots } from './attach-new.ts';
 import { BoundedMap } from './bounded-map.ts';
 import type { Caller } from './caller.ts';
 import { type Context, runtimeOf } from './context.ts';
@@ -76,12 +85,8 @@ export function machineUseCases(context: Context): MachineUseCases {
       const task = await runner.change(async (tx, add) => {
         const machine = await machineRow(tx, caller, id);
         assertMachineReady(context, machine);
-        if (machine.managed === 0 && !forAdopted.includes(kind)) {
-          throw new CalotypeError('machine_adopted', undefined, {
-            machineId: id,
-            remedy: 'Do it where the machine is run; a machine that is started again is found by itself.',
-          });
-        }
+        assertNotBusy(context, machine, options);
+        if (!forAdopted.includes(kind)) assertManaged(machine);
         const more = await check(tx, machine);
         const given: TaskInputs[K] = typeof input === 'function' ? await input(tx, machine) : input;
         const own = (await slotsOf(tx, id)).map((slot) => slot.driveId);
@@ -324,9 +329,8 @@ export function machineUseCases(context: Context): MachineUseCases {
         options,
         'machine.attach',
         async (tx, machine) => {
-          const taken = new Set((await slotsOf(tx, machine.id)).map((slot) => slot.slot));
-          const free = Array.from({ length: maxSlots }, (_, at) => at).find((at) => !taken.has(at));
-          const slot = checkSlot(input.slot ?? free ?? maxSlots);
+          const taken = await takenSlots(context, tx, machine.id);
+          const slot = checkSlot(input.slot ?? firstFreeSlot(taken));
           if (taken.has(slot)) throw new CalotypeError('slot_taken', undefined, { slot });
           return { driveId, slot };
         },

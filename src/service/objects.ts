@@ -22,7 +22,7 @@ import { parseStoredError } from './task-view.ts';
 const noMeta: Meta = {};
 const noSizes: ReadonlyMap<DriveSnapshotId, number> = new Map();
 
-function parseMeta(json: string): Meta {
+export function parseMeta(json: string): Meta {
   return json === '{}' ? noMeta : JSON.parse(json);
 }
 

@@ -39,6 +39,19 @@ describe('projects', () => {
     ]);
   });
 
+  test('say what they are for', async () => {
+    const { projects, operator } = fixture;
+    expect((await projects.create(operator, { name: 'plain' })).description).toBe('');
+    const lab = await projects.create(operator, { name: 'lab', description: 'for trying out' });
+    expect(await projects.get(operator, 'lab')).toMatchObject({ description: 'for trying out' });
+    expect(await projects.update(operator, 'lab', { name: 'works' })).toMatchObject({ description: lab.description });
+    expect(await projects.update(operator, 'works', { description: '' })).toMatchObject({
+      name: 'works',
+      description: '',
+    });
+    await expectError(projects.create(operator, { name: 'x', description: 'x'.repeat(5000) }), 'invalid_request');
+  });
+
   test('are not the business of others; foreign ones look missing', async () => {
     await expectError(fixture.projects.create(admin, { name: 'lab' }), 'forbidden');
     await expectError(fixture.projects.update(admin, 'home', { name: 'mine' }), 'forbidden');
@@ -129,6 +142,15 @@ describe('members', () => {
       'invalid_request',
       { field: 'role' },
     );
+  });
+
+  test('keep their grants in another role, unless these are to go', async () => {
+    const drive = await fixture.addDrive(admin.projectId);
+    await fixture.grants.create(admin, { user: 'mia', objectKind: 'drive', objectId: drive, access: 'ro' });
+    await fixture.projects.setMember(admin, 'home', { user: 'mia', role: 'guest' });
+    expect((await fixture.grants.list(admin)).items).toHaveLength(1);
+    await fixture.projects.setMember(admin, 'home', { user: 'mia', role: 'guest', dropGrants: true });
+    expect((await fixture.grants.list(admin)).items).toEqual([]);
   });
 
   test('take their grants along when they leave', async () => {

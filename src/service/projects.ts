@@ -7,7 +7,7 @@ import { addEvent, type Catalog, type Db, type Tx } from '../catalog/catalog.ts'
 import type { ProjectRow, Role } from '../catalog/schema.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import { newId, type ProjectId, type UserId } from '../core/ids.ts';
-import { checkName } from '../core/names.ts';
+import { checkDescription, checkName } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
 import type { Authenticator } from './authenticate.ts';
 import type { Caller } from './caller.ts';
@@ -20,6 +20,7 @@ export interface Project {
   readonly id: ProjectId;
   readonly number: number;
   readonly name: string;
+  readonly description: string;
   readonly createdAt: number;
   readonly version: number;
 }
@@ -43,12 +44,13 @@ export class Projects {
     this.#authenticator = authenticator;
   }
 
-  /** For operators. @throws `forbidden`, `invalid_name`, `name_taken` */
-  async create(caller: Caller, input: { name: string }): Promise<Project> {
+  /** For operators. @throws `forbidden`, `invalid_name`, `invalid_request`, `name_taken` */
+  async create(caller: Caller, input: { name: string; description?: string }): Promise<Project> {
     assertOperator(caller);
     const name = checkName(input.name);
+    const description = checkDescription(input.description);
     const row = await this.#catalog.write(async (tx) => {
-      const made = await insertProject(tx, name);
+      const made = await insertProject(tx, name, description);
       await addProjectEvent(tx, caller, 'project.created', made.id, { name });
       return made;
     });
@@ -78,15 +80,24 @@ export class Projects {
     return presentProject(await findVisibleProject(this.#catalog.db, caller, asked));
   }
 
-  /** For operators. @throws `not_found`, `forbidden`, `invalid_name`, `name_taken`, `precondition_failed` */
-  async update(caller: Caller, asked: string, update: { name?: string; ifVersion?: number }): Promise<Project> {
+  /** For operators. @throws `not_found`, `forbidden`, `invalid_name`, `invalid_request`, `name_taken`, `precondition_failed` */
+  async update(
+    caller: Caller,
+    asked: string,
+    update: { name?: string; description?: string; ifVersion?: number },
+  ): Promise<Project> {
     const name = update.name === undefined ? undefined : checkName(update.name);
+    const description = update.description === undefined ? undefined : checkDescription(update.description);
     return this.#change(caller, asked, async (tx, project) => {
       assertVersion(project, update.ifVersion);
       if (name !== undefined) await assertFree(tx, name, project.id);
       const row = await tx
         .updateTable('projects')
-        .set({ name: name ?? project.name, version: project.version + 1 })
+        .set({
+          name: name ?? project.name,
+          description: description ?? project.description,
+          version: project.version + 1,
+        })
         .where('number', '=', project.number)
         .returningAll()
         .executeTakeFirstOrThrow();
@@ -112,6 +123,7 @@ export class Projects {
       }
       await tx.deleteFrom('grants').where('project_id', '=', project.id).execute();
       await tx.deleteFrom('memberships').where('project_id', '=', project.id).execute();
+      await tx.deleteFrom('project_tags').where('project_id', '=', project.id).execute();
       await tx.deleteFrom('projects').where('number', '=', project.number).execute();
       await addProjectEvent(tx, caller, 'project.deleted', project.id, { name: project.name });
       return project;
@@ -126,10 +138,15 @@ export class Projects {
   }
 
   /**
-   * Makes a user, named by id, name or e-mail address, a member of a project, or changes their role in it.
+   * Makes a user, named by id, name or e-mail address, a member of a project, or changes their role in it. With
+   * `dropGrants` what was granted to them before goes.
    * @throws `not_found`, `forbidden`, `invalid_request`
    */
-  async setMember(caller: Caller, asked: string, input: { user: string; role: Role }): Promise<Member> {
+  async setMember(
+    caller: Caller,
+    asked: string,
+    input: { user: string; role: Role; dropGrants?: boolean },
+  ): Promise<Member> {
     if (!roles.includes(input.role)) {
       throw new CalotypeError('invalid_request', `The role must be one of ${roles.join(', ')}.`, {
         field: 'role',
@@ -142,6 +159,7 @@ export class Projects {
         .values({ project_id: project.id, user_id: userId, role: input.role })
         .onConflict((c) => c.columns(['project_id', 'user_id']).doUpdateSet({ role: input.role }))
         .execute();
+      if (input.dropGrants === true) await deleteGrantsTo(tx, project.id, userId);
       await addProjectEvent(tx, caller, 'member.set', project.id, { user: userId, role: input.role });
       return selectMembers(tx, project.id).where('u.id', '=', userId).executeTakeFirstOrThrow();
     });
@@ -156,7 +174,7 @@ export class Projects {
         .where('user_id', '=', userId)
         .executeTakeFirst();
       if (removed.numDeletedRows === 0n) throw notFound('user', user);
-      await tx.deleteFrom('grants').where('project_id', '=', project.id).where('user_id', '=', userId).execute();
+      await deleteGrantsTo(tx, project.id, userId);
       await addProjectEvent(tx, caller, 'member.removed', project.id, { user: userId });
     });
   }
@@ -204,11 +222,11 @@ export class Projects {
 }
 
 /** Writes the record of a new project. @throws `name_taken` */
-export async function insertProject(tx: Tx, name: string): Promise<ProjectRow> {
+export async function insertProject(tx: Tx, name: string, description = ''): Promise<ProjectRow> {
   await assertFree(tx, name, null);
   return tx
     .insertInto('projects')
-    .values({ id: newId<ProjectId>(), name, created_at: nowUs(), version: 1 })
+    .values({ id: newId<ProjectId>(), name, description, created_at: nowUs(), version: 1 })
     .returningAll()
     .executeTakeFirstOrThrow();
 }
@@ -226,13 +244,18 @@ export async function findVisibleProject(db: Db, caller: Caller, asked: string):
   return row;
 }
 
+async function deleteGrantsTo(tx: Tx, projectId: ProjectId, userId: UserId): Promise<void> {
+  await tx.deleteFrom('grants').where('project_id', '=', projectId).where('user_id', '=', userId).execute();
+}
+
 function visibleProjects(caller: Caller) {
   if (caller.role === 'operator') return sql<boolean>`1 = 1`;
   return sql<boolean>`projects.id in (select m.project_id from memberships m where m.user_id = ${caller.userId})`;
 }
 
 function presentProject(row: ProjectRow): Project {
-  return { id: row.id, number: row.number, name: row.name, createdAt: row.created_at, version: row.version };
+  const { id, number, name, description, version } = row;
+  return { id, number, name, description, createdAt: row.created_at, version };
 }
 
 function selectMembers(db: Db, projectId: ProjectId) {

@@ -70,6 +70,17 @@ const changes: Record<string, { places: readonly string[]; begin: (play: Play) =
     places: ['before:clone', 'after:clone'],
     begin: async ({ snapshotId }) => (await h.service.snapshots.clone(h.caller, snapshotId, {})).task,
   },
+  'drive.clone of a drive as it is': {
+    places: [
+      'before:snapshot',
+      'after:snapshot',
+      'before:clone',
+      'after:clone',
+      'before:deleteSnapshots',
+      'after:deleteSnapshots',
+    ],
+    begin: async ({ drive }) => (await h.service.drives.clone(h.caller, drive.id, { name: 'copy' })).task,
+  },
   'drive.resize': {
     places: ['before:resizeDrive', 'after:resizeDrive'],
     begin: ({ drive }) => h.service.drives.resize(h.caller, drive.id, drive.sizeBytes * 2),

@@ -37,6 +37,14 @@ export interface TaskHandler<Input> {
 
 type AnyHandler = TaskHandler<string>;
 
+/** Whose task it is, and what that one calls it. */
+export interface TaskOwner {
+  readonly projectId: ProjectId | null;
+  readonly userId: UserId | null;
+  readonly via: string;
+  readonly title?: string | undefined;
+}
+
 export interface TaskSpec<K extends TaskKind> {
   readonly kind: K;
   readonly input: TaskInputs[K];
@@ -46,7 +54,7 @@ export interface TaskSpec<K extends TaskKind> {
   readonly machineId?: MachineId;
   readonly objectKind: string | null;
   readonly objectId: string | null;
-  readonly owner: { readonly projectId: ProjectId | null; readonly userId: UserId | null; readonly via: string };
+  readonly owner: TaskOwner;
   readonly holdsDrives?: boolean;
   readonly event?: { readonly detail: TaskResult } | null;
 }
@@ -146,6 +154,7 @@ export class TaskRunner {
       holdsDrives: spec.holdsDrives ?? true,
       driveIds: spec.driveIds,
       machineId: spec.machineId ?? null,
+      title: spec.owner.title ?? null,
       at: nowUs(),
     });
     const task = new ActiveTask(row, spec.kind, spec.driveIds);
@@ -325,6 +334,7 @@ export class TaskRunner {
     task.row.holds_drives = 0;
     for (const next of this.#queues.remove(task)) this.#startIfFree(next);
     this.#wake();
+    for (const waiter of task.foregroundWaiters) waiter(this.view(task));
   }
 
   #saveSoon(task: ActiveTask): void {
@@ -375,16 +385,19 @@ export class TaskRunner {
     return task.started || !task.holdsDrives ? [] : this.#queues.blockers(task);
   }
 
-  /** Resolves when the task has ended, or with what it is at after `timeoutMs`. */
-  wait(task: ActiveTask, timeoutMs: number): Promise<Task> {
+  /** Resolves when the task, or the foreground part of it, has ended, or with what it is at after `timeoutMs`. */
+  wait(task: ActiveTask, timeoutMs: number, part: 'all' | 'foreground' = 'all'): Promise<Task> {
+    if (part === 'foreground' && !task.holdsDrives) return Promise.resolve(this.view(task));
     return new Promise((resolve) => {
       const timer = setTimeout(() => done(this.view(task)), Math.min(timeoutMs, 2 ** 31 - 1));
       const done = (view: Task): void => {
         clearTimeout(timer);
         task.waiters.delete(done);
+        task.foregroundWaiters.delete(done);
         resolve(view);
       };
       task.waiters.add(done);
+      if (part === 'foreground') task.foregroundWaiters.add(done);
     });
   }
 

@@ -35,18 +35,22 @@ import { machineUseCases } from './machines.ts';
 import { examineMemory } from './memory-doctor.ts';
 import { sweepMemory } from './memory-save.ts';
 import { numberUseCases } from './numbers.ts';
+import { preferenceUseCases } from './preferences.ts';
 import { queryUseCases } from './queries.ts';
 import { Reclaimer } from './reclaim.ts';
+import { rememberLists } from './remembered-lists.ts';
 import { repairStates } from './repair.ts';
 import { registerReverts } from './reverts.ts';
 import { assertOperator } from './rights.ts';
 import { TaskRunner } from './runner.ts';
-import { sharingUseCases } from './sharing.ts';
+import { sharingUseCases, withMemory } from './sharing.ts';
 import { SizeBook } from './sizes.ts';
 import { registerSnapshotDelete } from './snapshot-delete.ts';
 import { registerSnapshotTasks } from './snapshot-tasks.ts';
 import { snapshotUseCases } from './snapshots.ts';
+import { tagUseCases } from './tags.ts';
 import { taskUseCases } from './tasks.ts';
+import { traitUseCases } from './traits.ts';
 
 const dayUs = 24 * 3600 * 1_000_000;
 const houseEveryMs = 3600_000;
@@ -100,9 +104,9 @@ export async function createService(parts: ServiceParts): Promise<RunningService
   registerMachineClones(context);
   registerMachineAdoption(context);
   const useCases = {
-    queries: queryUseCases(context),
+    queries: rememberLists(context, queryUseCases(context)),
     numbers: numberUseCases(context),
-    sharing: sharingUseCases(context),
+    sharing: withMemory(catalog, sharingUseCases(context)),
     machines: machineUseCases(context),
     drives: driveUseCases(context),
     snapshots: snapshotUseCases(context),
@@ -110,6 +114,10 @@ export async function createService(parts: ServiceParts): Promise<RunningService
     exports: exportUseCases(context),
     tasks: taskUseCases(context),
     events: eventUseCases(context),
+    tags: tagUseCases(context),
+    traits: traitUseCases(context),
+    preferences: preferenceUseCases(catalog),
+    limits: { maxDriveBytes: config.maxDriveBytes },
   };
 
   machines.onEnded = (machine) => settleMachine(context, machine);

@@ -34,6 +34,7 @@ interface Kept {
 }
 
 const secretBytes = 32;
+const hexSecretBytes = 16;
 
 export class Sessions {
   readonly #now: () => number;
@@ -57,9 +58,12 @@ export class Sessions {
     return this.#kept.size;
   }
 
-  /** @returns the secret, which is not kept */
-  open(userId: UserId, options: { ttlMs: number; projectId?: ProjectId }): string {
-    const secret = randomBytes(secretBytes).toString('base64url');
+  /** `hex`: a secret of 32 hexadecimal digits. @returns the secret, which is not kept */
+  open(userId: UserId, options: { ttlMs: number; projectId?: ProjectId; hex?: boolean }): string {
+    const secret =
+      options.hex === true
+        ? randomBytes(hexSecretBytes).toString('hex')
+        : randomBytes(secretBytes).toString('base64url');
     const key = hashOf(secret);
     const { ttlMs, projectId = null } = options;
     const own = this.#byUser.get(userId) ?? new Set();

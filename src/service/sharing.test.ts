@@ -78,6 +78,8 @@ describe('access to many objects', () => {
           seen.add(expected ?? 'none');
         }
         if (caller.role === 'guest') expect(seen).toEqual(new Set(['rw', 'ro', 'none']));
+        const shown = ids.filter((id) => access.has(id));
+        expect(await h.service.sharing.accessToShown(caller, kind, shown)).toEqual(access);
       }
     });
   }

@@ -4,6 +4,7 @@ import type { Catalog } from '../catalog/catalog.ts';
 import { inList } from '../catalog/page.ts';
 import type { Access } from '../catalog/schema.ts';
 import type { UserId } from '../core/ids.ts';
+import { Answers } from './answers.ts';
 import type { Caller } from './caller.ts';
 import type { SharedKind, SharedWith, SharingUseCases } from './interface.ts';
 import { seesAllGrants } from './rights.ts';
@@ -41,6 +42,11 @@ export function sharingUseCases({ catalog }: { catalog: Pick<Catalog, 'db'> }): 
       return new Map(rows.flatMap(({ id, access }): [string, Access][] => (access === null ? [] : [[id, access]])));
     },
 
+    async accessToShown(caller, kind, ids) {
+      if (caller.role === 'guest') return this.accessTo(caller, kind, ids);
+      return new Map(ids.map((id): [string, Access] => [id, 'rw']));
+    },
+
     async grantees(caller, ids) {
       interface Row {
         objectId: string;
@@ -65,6 +71,23 @@ export function sharingUseCases({ catalog }: { catalog: Pick<Catalog, 'db'> }): 
         else known.push(grantee);
       }
       return found;
+    },
+  };
+}
+
+const rememberedGrantees = 2000;
+/** Of a single object, with what it is part of. */
+const fewIds = 4;
+
+/** Remembers whom single objects are shared with. */
+export function withMemory(catalog: Pick<Catalog, 'generation'>, sharing: SharingUseCases): SharingUseCases {
+  const answers = new Answers<ReadonlyMap<string, readonly SharedWith[]>>(catalog, rememberedGrantees);
+  return {
+    ...sharing,
+    grantees(caller, ids) {
+      if (ids.length > fewIds) return sharing.grantees(caller, ids);
+      const asker = seesAllGrants(caller) ? '' : caller.userId;
+      return answers.get(`${caller.projectId} ${asker} ${ids.join(' ')}`, () => sharing.grantees(caller, ids));
     },
   };
 }

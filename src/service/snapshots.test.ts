@@ -262,8 +262,26 @@ describe('deleting', () => {
     expect(now.progress).toMatchObject({ done: 0, total: 8192, unit: 'bytes' });
     // The drive is free meanwhile.
     await h.snapshot([drive.id]);
+    // Who waits for no more than that is told.
+    expect((await h.service.tasks.waitFor(h.caller, task.id, 600_000, 'foreground')).state).toBe('running');
     held.release();
     expect((await h.done(task)).result).toEqual({ freedBytes: 8192, keptBytes: 0, keptBecause: null });
+  });
+
+  it('is waited for until the snapshot is gone', async () => {
+    const drive = await h.drive();
+    const snapshot = await h.snapshot([drive.id]);
+    h.engine.write(drive.id, 1, 1);
+    const before = h.hold('before:deleteSnapshots');
+    const after = h.hold('step:reclaim');
+    const task = await h.service.snapshots.delete(h.caller, snapshot.id, { parts: snapshot.parts.map(({ id }) => id) });
+    await before.reached;
+    const waited = h.service.tasks.waitFor(h.caller, task.id, 600_000, 'foreground');
+    before.release();
+    expect((await waited).state).toBe('running');
+    expect((await codeOf(h.service.snapshots.get(h.caller, snapshot.id))).code).toBe('not_found');
+    after.release();
+    expect((await h.done(task)).state).toBe('done');
   });
 
   it('asked for twice is one task', async () => {

@@ -1,42 +1,35 @@
-/** The use cases of snapshots; what is longer lives beside this file: lists, deletion, reverts, clones, downloads. */
+/** The use cases of snapshots; what is longer lives beside this file: creation, lists, deletion, reverts, clones, downloads. */
 import { sql } from 'kysely';
 import { addEvent } from '../catalog/catalog.ts';
-import { findDriveRows } from '../catalog/drives.ts';
 import { findMachineRow } from '../catalog/machines.ts';
-import { findSnapshot, insertSnapshot, type SnapshotRecord } from '../catalog/snapshots.ts';
+import { findSnapshot, type SnapshotRecord } from '../catalog/snapshots.ts';
 import { replaceTags } from '../catalog/tags.ts';
-import { CalotypeError, notFound } from '../core/errors.ts';
-import { type DriveSnapshotId, newId, type SnapshotId } from '../core/ids.ts';
+import { notFound } from '../core/errors.ts';
+import type { DriveSnapshotId, SnapshotId } from '../core/ids.ts';
 import type { Snapshot } from '../core/model.ts';
-import { checkName } from '../core/names.ts';
 import { nowUs } from '../core/time.ts';
-import { assertDriveReady, driveRow, ownerOf, partRow, readableSnapshot, snapshotRow } from './access.ts';
+import { driveRow, partRow, readableSnapshot, snapshotRow } from './access.ts';
 import { BoundedMap } from './bounded-map.ts';
 import type { Caller } from './caller.ts';
 import { cloneSnapshot } from './clones.ts';
 import type { Context } from './context.ts';
 import { downloadSnapshot } from './downloads.ts';
-import { once, remember } from './idempotency.ts';
 import type { SnapshotUseCases } from './interface.ts';
-import { assertNameFree, assertVersion, checkLabels, checkUpdate, compactTime, fitName } from './labels.ts';
+import { assertVersion, checkUpdate } from './labels.ts';
 import { cloneMachine } from './machine-clones.ts';
 import { revertMachine } from './machine-reverts.ts';
 import { createMachineSnapshot } from './machine-snapshots.ts';
 import { toSnapshot } from './objects.ts';
-import { replaySnapshot } from './replay.ts';
 import { revertSnapshot } from './reverts.ts';
-import { assertWritable } from './rights.ts';
-import { assertRoom } from './room.ts';
-import { deleteSnapshot } from './snapshot-delete.ts';
+import { createSnapshot, createSnapshots } from './snapshot-create.ts';
+import { deleteParts, deleteSnapshot } from './snapshot-delete.ts';
 import { listSnapshots, snapshotTree } from './snapshot-lists.ts';
 
-/** Drives in one snapshot, at most. */
-export const maxGroup = 64;
 const rememberedSnapshots = 2000;
 const rememberedParts = 10_000;
 
 export function snapshotUseCases(context: Context): SnapshotUseCases {
-  const { catalog, engine, exports, runner, sizes } = context;
+  const { catalog, engine, exports, sizes } = context;
   /** What polling clients ask again and again, valid as long as no row changes. */
   const remembered = new BoundedMap<SnapshotId, { generation: number; snapshot: Snapshot }>(rememberedSnapshots);
 
@@ -59,85 +52,8 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
   }
 
   return {
-    create(caller, input, options) {
-      const first = async () => {
-        const { driveIds } = input;
-        if (driveIds.length === 0 || driveIds.length > maxGroup) {
-          throw new CalotypeError('invalid_request', `Name 1 to ${maxGroup} drives.`, {
-            field: 'driveIds',
-            max: maxGroup,
-          });
-        }
-        if (new Set(driveIds).size !== driveIds.length) {
-          throw new CalotypeError('invalid_request', 'A drive is named twice.', { field: 'driveIds' });
-        }
-        if (driveIds.length > 1 && !engine.capabilities.atomicGroups) {
-          throw new CalotypeError('not_supported', 'This engine cannot snapshot several drives at one instant.');
-        }
-        const wanted = input.name === undefined ? undefined : checkName(input.name);
-        const labels = checkLabels(input);
-        const id = newId<SnapshotId>();
-        const space = await engine.space();
-        const { task, record } = await runner.change(async (tx, add) => {
-          const rows = await findDriveRows(tx, driveIds);
-          const drives = [];
-          for (const driveId of driveIds) {
-            const row = rows.get(driveId);
-            const there = row === undefined || row.state === 'deleted' ? undefined : row;
-            const object = there && ({ projectId: there.project_id, kind: 'drive', id: driveId } as const);
-            await assertWritable(caller, object, tx, { kind: 'drive', id: driveId });
-            if (there === undefined) throw notFound('drive', driveId);
-            assertDriveReady(context, there);
-            drives.push(there);
-          }
-          const [leader] = drives;
-          if (leader === undefined) throw new CalotypeError('internal');
-          const at = nowUs();
-          const name = wanted ?? fitName(leader.name, `-${compactTime(at)}`);
-          await assertNameFree(tx, options, 'snapshot', leader.project_id, name);
-          assertRoom(space);
-          const parts = drives.map((drive) => ({
-            id: newId<DriveSnapshotId>(),
-            driveId: drive.id,
-            driveName: drive.name,
-            parentId: drive.based_on,
-            sizeBytes: drive.size_bytes,
-            changedBytes: context.exports.mayBeWritten(drive.id) ? null : 0,
-          }));
-          const settled = driveIds.every((driveId) => runner.queueOf(driveId).length === 0);
-          const made = await insertSnapshot(tx, {
-            id,
-            projectId: leader.project_id,
-            name,
-            ...labels,
-            state: 'creating',
-            origin: 'manual',
-            createdBy: caller.userId,
-            parts,
-            at,
-          });
-          const added = await add({
-            kind: 'snapshot.create',
-            input: {
-              snapshotId: id,
-              points: parts.map((part) => ({ driveId: part.driveId, driveSnapshotId: part.id })),
-              settled,
-            },
-            driveIds,
-            objectKind: 'snapshot',
-            objectId: id,
-            owner: ownerOf(caller, leader.project_id),
-            // What is done within the millisecond needs one line in the log, not two.
-            event: settled ? null : { detail: { name, driveIds } },
-          });
-          await remember(tx, caller, options, { taskId: added.row.id, objectKind: 'snapshot', objectId: id });
-          return { task: added, record: made };
-        });
-        return { task: runner.view(task), snapshot: toSnapshot(record) };
-      };
-      return once(context, caller, options, first, (attempt) => replaySnapshot(context, attempt));
-    },
-
+    create: (caller, input, options) => createSnapshot(context, caller, input, options),
+    createEach: (caller, inputs) => createSnapshots(context, caller, inputs),
     list: (caller, filter, sort, page) => listSnapshots(context, caller, filter, sort, page),
 
     async get(caller, id) {
@@ -196,6 +112,7 @@ export function snapshotUseCases(context: Context): SnapshotUseCases {
     revertMachine: (caller, id, input, options) => revertMachine(context, caller, id, input, options),
     cloneMachine: (caller, id, input, options) => cloneMachine(context, caller, id, input, options),
     delete: (caller, id, options) => deleteSnapshot(context, caller, id, options),
+    deleteParts: (caller, ids) => deleteParts(context, caller, ids),
     async revert(caller, id, input, options) {
       const { machine_id: machineId } = await readableSnapshot(catalog.db, caller, id);
       const machine = machineId === null ? undefined : await findMachineRow(catalog.db, machineId);

@@ -5,6 +5,7 @@ import type { ImageFormat } from '../engine/engine.ts';
 import type { ImageDeleteInput } from './image-delete.ts';
 import type { AdoptionInput, DisownInput } from './machine-adoption.ts';
 import type { MachineCloneInput } from './machine-clones.ts';
+import type { MachineDeletionInput } from './machine-delete.ts';
 import type { MachineRevertInput } from './machine-reverts.ts';
 import type { MachinePoints } from './machine-snapshots.ts';
 import type { StopMode } from './machine-tasks.ts';
@@ -19,6 +20,14 @@ export interface RevertInput {
   readonly safety: { readonly snapshotId: SnapshotId; readonly name: string } | null;
 }
 
+export interface DriveCloneInput {
+  readonly driveSnapshotId: DriveSnapshotId;
+  readonly sizeBytes: number;
+  readonly imageId?: ImageId;
+  readonly copyOf?: DriveId;
+  readonly taken?: boolean;
+}
+
 export interface ExportInput {
   readonly exportId: ExportId;
   readonly exportName: string;
@@ -31,7 +40,7 @@ export interface TaskInputs extends Record<TaskKind, object> {
   'machine.clone': MachineCloneInput;
   'machine.adopt': AdoptionInput;
   'machine.disown': DisownInput;
-  'machine.delete': { drives: 'keep' | 'delete'; snapshots: 'keep' | 'delete' };
+  'machine.delete': MachineDeletionInput;
   'machine.start': { paused: boolean };
   /** `settle`: it ended by itself; only what served its drives is to go. */
   'machine.stop': { mode: StopMode; timeoutMs: number; settle: boolean };
@@ -49,8 +58,11 @@ export interface TaskInputs extends Record<TaskKind, object> {
   'drive.resize': { sizeBytes: number };
   /** `before`: the state to go back to if it fails. */
   'drive.delete': { snapshots: 'keep' | 'delete'; before: 'available' | 'error' };
-  /** `imageId`: the point is a part of this image, and of no snapshot. */
-  'drive.clone': { driveSnapshotId: DriveSnapshotId; sizeBytes: number; imageId?: ImageId };
+  /**
+   * `imageId`: the point is a part of this image, and of no snapshot. `copyOf`: it is made for this clone, of that drive, and goes
+   * again; `taken`: it is there.
+   */
+  'drive.clone': DriveCloneInput;
   'drive.flatten': Record<string, never>;
   'drive.revert': RevertInput;
   'drive.check': Record<string, never>;

@@ -3,6 +3,7 @@ import type { TaskRow } from '../catalog/schema.ts';
 import { isErrorCode, type StoredError } from '../core/errors.ts';
 import type { DriveId } from '../core/ids.ts';
 import { type Task, type TaskKind, type TaskProgress, taskKinds } from '../core/model.ts';
+import { isActiveTask } from '../core/states.ts';
 
 const known: ReadonlySet<string> = new Set(taskKinds);
 
@@ -44,9 +45,11 @@ export function toTask(
     objectId: row.object_id,
     driveIds,
     machineId: row.machine_id,
+    title: row.title,
     progress,
     result: row.result_json === null ? null : JSON.parse(row.result_json),
     error: parseStoredError(row.error_json),
+    settled: row.state === 'done' || (row.holds_drives === 0 && isActiveTask(row.state)),
     cancellable: abilities.cancellable,
     pausable: abilities.pausable,
     speedLimitBytesPerSecond: row.speed_limit,

@@ -1,8 +1,9 @@
 /** The use cases of tasks: looking at them, waiting for them, steering them. */
 
+import { addEvent, type Db } from '../catalog/catalog.ts';
 import type { TaskRow } from '../catalog/schema.ts';
 import { listTasks } from '../catalog/task-list.ts';
-import { drivesOfTasks, findTask } from '../catalog/tasks.ts';
+import { drivesOfTasks, findTask, namesOfStarters, removeTask } from '../catalog/tasks.ts';
 import { CalotypeError, notFound } from '../core/errors.ts';
 import type { DriveId, TaskId } from '../core/ids.ts';
 import type { Task } from '../core/model.ts';
@@ -12,23 +13,31 @@ import type { Caller } from './caller.ts';
 import type { Context } from './context.ts';
 import type { TaskUseCases } from './interface.ts';
 import { cursorOf, pageOf, readCursor } from './paging.ts';
-import { type Action, can } from './rights.ts';
+import { type Action, can, visibleTasks } from './rights.ts';
 import { toStoredTask } from './task-view.ts';
+import { tasksUnderWay } from './under-way.ts';
 
 export function taskUseCases(context: Context): TaskUseCases {
   const { catalog, runner } = context;
 
-  async function mayDo(caller: Caller, action: Action, row: TaskRow, driveIds: readonly DriveId[]): Promise<boolean> {
+  /** `db`: within a transaction, that one, as the catalogue waits for its end. */
+  async function mayDo(
+    caller: Caller,
+    action: Action,
+    row: TaskRow,
+    driveIds: readonly DriveId[],
+    db: Db = catalog.db,
+  ): Promise<boolean> {
     if (row.project_id === null) return caller.role === 'operator';
     if (row.project_id !== caller.projectId) return false;
     if (caller.role !== 'guest' || row.user_id === caller.userId) return true;
     if (row.machine_id !== null) {
       const machine = { projectId: row.project_id, kind: 'machine', id: row.machine_id } as const;
-      if (await can(caller, action, machine, catalog.db)) return true;
+      if (await can(caller, action, machine, db)) return true;
     }
     for (const id of driveIds) {
       const object = { projectId: row.project_id, kind: 'drive', id } as const;
-      const allowed = await can(caller, action, object, catalog.db);
+      const allowed = await can(caller, action, object, db);
       if (action === 'read' ? allowed : !allowed) return allowed;
     }
     return action === 'write' && driveIds.length > 0;
@@ -113,13 +122,15 @@ export function taskUseCases(context: Context): TaskUseCases {
       return 'active' in found ? runner.view(found.active) : found.ended;
     },
 
-    async waitFor(caller, id, timeoutMs) {
+    async waitFor(caller, id, timeoutMs, part) {
       const found = await readable(caller, id);
       if ('ended' in found) return found.ended;
       // It may have ended while rights were looked up.
       if (runner.find(id) === undefined) return this.get(caller, id);
-      return runner.wait(found.active, timeoutMs);
+      return runner.wait(found.active, timeoutMs, part);
     },
+
+    underWay: (caller, ids) => tasksUnderWay(runner, caller, ids),
 
     async cancel(caller, id) {
       const task = await steerable(caller, id, 'task_not_cancellable');
@@ -138,6 +149,32 @@ export function taskUseCases(context: Context): TaskUseCases {
       await runner.setPaused(task, false);
       return runner.view(task);
     },
+
+    async remove(caller, id) {
+      if ('active' in (await readable(caller, id))) {
+        throw new CalotypeError('invalid_request', 'A task can be removed after it has ended.', { taskId: id });
+      }
+      await catalog.write(async (tx) => {
+        const row = await findTask(tx, id);
+        if (row === undefined) throw notFound('task', id);
+        const driveIds = (await drivesOfTasks(tx, [id])).get(id) ?? [];
+        if (!(await mayDo(caller, 'write', row, driveIds, tx)))
+          throw new CalotypeError('forbidden', undefined, { taskId: id });
+        await removeTask(tx, id);
+        await addEvent(tx, {
+          projectId: row.project_id,
+          userId: caller.userId,
+          via: caller.via,
+          kind: 'task.removed',
+          objectKind: 'task',
+          objectId: id,
+          detail: { kind: row.kind, number: row.number },
+        });
+      });
+      context.feed.wake();
+    },
+
+    userNames: (caller, ids) => namesOfStarters(catalog.db, visibleTasks(caller, 't'), ids),
 
     async setSpeedLimit(caller, id, bytesPerSecond) {
       if (!Number.isSafeInteger(bytesPerSecond) || bytesPerSecond < 0) {

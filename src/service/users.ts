@@ -171,6 +171,7 @@ export class Users {
       await assertNotLastOperator(tx, user);
       await tx.deleteFrom('grants').where('user_id', '=', user.id).execute();
       await tx.deleteFrom('memberships').where('user_id', '=', user.id).execute();
+      await tx.deleteFrom('preferences').where('user_id', '=', user.id).execute();
       await tx.deleteFrom('tokens').where('user_id', '=', user.id).execute();
       await tx.deleteFrom('users').where('number', '=', user.number).execute();
       await addUserEvent(tx, caller, 'user.deleted', user.id, { name: user.name, email: user.email });

@@ -4,37 +4,47 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { assemble, type Server } from '../../src/http/assemble.ts';
 import { readConfig } from '../../src/http/config.ts';
 import { createLogger } from '../../src/http/logging.ts';
-import { bootstrap } from '../../src/service/bootstrap.ts';
+import { endpointsOf, listen } from '../../src/http/serve.ts';
+import { bootstrap, type Endpoints } from '../../src/service/bootstrap.ts';
 import type { Access } from '../campaign/api.ts';
 import { daemonPidOf } from '../campaign/arm.ts';
 
 export interface LocalServer {
   readonly access: Access;
+  readonly server: Server;
+  /** URL by front door. */
+  readonly endpoints: Endpoints;
+  /** Of `admin`. */
+  readonly password: string;
   /** What recovery found and did. */
   readonly recovered: readonly string[];
   /** Ends server and storage daemon, without giving the daemon time for anything. */
   destroy(): Promise<void>;
 }
 
+/** `more`: flags of `calotype serve`. */
 export async function startLocalServer(
   data: string,
   logPath: string,
   onStep: (name: string) => void = () => undefined,
+  more: readonly string[] = [],
 ): Promise<LocalServer> {
   const flags = ['--data', data, '--port-base', '0', '--reserve-bytes', '0', '--min-free-bytes', '0'];
-  const config = readConfig([...flags, '--high-water-percent', '100'], {});
+  const config = readConfig([...flags, '--high-water-percent', '100', ...more], {});
   mkdirSync(data, { recursive: true });
   const log = createWriteStream(logPath, { flags: 'a' });
   const server: Server = await assemble(config, 'test', createLogger('info', log), { onStep });
   for (const line of server.recovered) log.write(`recovered: ${line}\n`);
-  await server.app.listen({ host: '127.0.0.1', port: 0 });
-  const address = server.app.server.address();
-  const url = `http://127.0.0.1:${typeof address === 'object' && address !== null ? address.port : 0}`;
-  const { access } = await bootstrap(server.catalog, data, { native: `${url}/v1` });
+  const ports = await listen(server, config);
+  const endpoints = endpointsOf(config, server, (offset) => ports.get(offset) ?? 0);
+  const { access } = await bootstrap(server.catalog, data, endpoints);
   if (access === null) throw new Error('the server left no access.json');
   return {
-    access: { url, token: access.token },
+    access: { url: new URL(access.endpoints.native ?? '').origin, token: access.token },
+    endpoints,
+    password: access.password,
     recovered: server.recovered,
+    server,
     destroy: async () => {
       const pid = daemonPidOf(data);
       if (pid !== 0) process.kill(pid, 'SIGKILL');

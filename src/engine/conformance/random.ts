@@ -300,7 +300,7 @@ async function playThrough(harness: EngineHarness, actions: readonly Action[]): 
 const action = fc.record({ kind: fc.constantFrom(...kinds), a: fc.nat(1000), b: fc.nat(1000) });
 
 export function testRandom(harness: EngineHarness): void {
-  const numRuns = Number(process.env.CALOTYPE_RUNS ?? (process.env.CALOTYPE_LONG === '1' ? 300 : 30));
+  const numRuns = Number(process.env.CALOTYPE_RUNS ?? (process.env.CALOTYPE_LONG === '1' ? 300 : 20));
   test(`${numRuns} random trees of drives and points hold every byte, change and size`, async () => {
     const sequence = fc.array(action, { minLength: 25, maxLength: 25, size: 'max' });
     await fc.assert(

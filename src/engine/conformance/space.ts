@@ -15,16 +15,18 @@ const run = promisify(execFile);
 /** A tmpfs of its own; skips the test where mounting is not allowed. */
 async function smallPlace(context: TestContext, sizeBytes: number): Promise<{ path: string } & AsyncDisposable> {
   const path = await mkdtemp(join(tmpdir(), 'calo-'));
-  const release = async (): Promise<void> => {
-    await run('umount', [path]).catch(() => undefined);
-    await rm(path, { recursive: true, force: true });
-  };
+  const remove = (): Promise<void> => rm(path, { recursive: true, force: true });
   try {
     await run('mount', ['-t', 'tmpfs', '-o', `size=${sizeBytes},mode=700`, 'calotype-test', path]);
   } catch {
-    await release();
+    await remove();
     context.skip('mounting a small file system takes root');
   }
+  const release = async (): Promise<void> => {
+    // Processes that were told to end may still hold it.
+    await expect.poll(() => run('umount', [path]).then(() => 'gone', String)).toBe('gone');
+    await remove();
+  };
   return { path, [Symbol.asyncDispose]: release };
 }
 

@@ -16,6 +16,7 @@ import { KeyedMutex, Mutex } from '../../core/mutex.ts';
 import { asSpaceError } from '../../core/space-error.ts';
 import { convertImport } from '../../qemu/image-tools.ts';
 import { readHeader } from '../../qemu/qcow2.ts';
+import { QmpError } from '../../qemu/qmp.ts';
 import { nbdSocketIn, reachStorageDaemon, stopStorageDaemon } from '../../qemu/storage-daemon.ts';
 import type {
   DoctorReport,
@@ -86,6 +87,9 @@ const daemonExitDeadlineMs = 5000;
 const clockTickMs = 20;
 /** Long enough for a client to be woken by its answer. */
 const behindAnswerMs = 2;
+/** For so long readers wait for a merge in another process. */
+const lockPatienceMs = 20_000;
+const lockRetryMs = 50;
 const defaultMinFreeBytes = 256 * 1024 * 1024;
 
 export class Qcow2Engine implements Engine {
@@ -540,7 +544,21 @@ export class Qcow2Engine implements Engine {
       }
       return { exportName: request.exportName, socketPath: graph.daemon.nbdSocketPath };
     };
-    return 'drive' in of ? this.#onDrives([of.drive], work) : this.#run(work);
+    return this.#pastMerges(() => ('drive' in of ? this.#onDrives([of.drive], work) : this.#run(work)));
+  }
+
+  /**
+   * Opens what an adopted machine may be merging in its own process at this moment: QEMU's locks keep others out until it has.
+   * Asked again from the start, for a merge changes what stands on what.
+   */
+  async #pastMerges<T>(open: () => Promise<T>): Promise<T> {
+    for (const until = Date.now() + lockPatienceMs; ; await delay(lockRetryMs)) {
+      try {
+        return await open();
+      } catch (error) {
+        if (this.#joined.size === 0 || !isLockRefusal(error) || Date.now() > until) throw error;
+      }
+    }
   }
 
   socketPathOf(): string {
@@ -580,7 +598,7 @@ export class Qcow2Engine implements Engine {
     use: (target: NbdTarget) => Promise<T>,
   ): Promise<T> {
     const id = `reader-${++this.#readers}-${process.pid}`;
-    const { graph, target } = await this.#run(() => this.#openReader(id, of));
+    const { graph, target } = await this.#pastMerges(() => this.#run(() => this.#openReader(id, of)));
     try {
       return await use(target);
     } finally {
@@ -881,6 +899,10 @@ export class Qcow2Engine implements Engine {
     this.#background.add(tracked);
     return tracked;
   }
+}
+
+function isLockRefusal(error: unknown): boolean {
+  return error instanceof QmpError && /Failed to get (shared )?".*" lock/.test(error.message);
 }
 
 /** Waits until a process has ended. */

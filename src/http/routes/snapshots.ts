@@ -5,7 +5,7 @@ import { sumExtents } from '../../core/extents.ts';
 import type { DriveId, DriveSnapshotId, MachineId, SnapshotId } from '../../core/ids.ts';
 import { quiesceModes, type Snapshot } from '../../core/model.ts';
 import { usFromIso } from '../../core/time.ts';
-import { maxGroup } from '../../service/snapshots.ts';
+import { maxGroup } from '../../service/snapshot-create.ts';
 import { callerOf } from '../authentication.ts';
 import { type App, type AppContext, describe } from '../context.ts';
 import { changeOptions, checkIfMatch, createOptions, ifVersion, setEtag } from '../preconditions.ts';
