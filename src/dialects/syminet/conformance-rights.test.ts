@@ -121,6 +121,24 @@ test('delete takes rw on the snapshot, and what was deleted is gone for everybod
   expect(await status('DELETE', `/images/snapshots/${id}/delete`, writer.token)).toBe(404);
 });
 
+test('whoever sees a snapshot sees that its slice was deleted', async () => {
+  const gone = await panel.slice('gone', [MiB]);
+  const id = await panel.snapshot(gone, 'of a slice that is gone');
+  const { token } = await panel.rig.person('keeper', 'guest');
+  await panel.rig.grant('keeper', { snapshotId: (await panel.native(id)).id }, 'ro');
+  const seen = async (by?: string) => (await panel.get('/images?query=of+a+slice+that', by)).data;
+  expect(await seen(token)).toMatchObject([{ id, vm_id: gone.id, vm_perms: null, vm_deleted: null }]);
+  // A name of which the guest knows nothing.
+  await panel.rig.native('PATCH', `/machines/${gone.machineId}`, { name: 'private' });
+  await panel.rig.native('DELETE', `/machines/${gone.machineId}?snapshots=keep`);
+  const [{ vm_deleted }] = await seen();
+  expect(vm_deleted).not.toBeNull();
+  expect(await seen(token)).toMatchObject([{ id, vm_id: gone.id, vmname: 'gone', vm_perms: null, vm_deleted }]);
+  for (const path of [`/slices/${gone.id}`, `/images/snapshots/${gone.id}`]) {
+    expect(await status('GET', path, token)).toBe(404);
+  }
+});
+
 test('members and admins may do everything, without grants', async () => {
   for (const role of ['member', 'admin'] as const) {
     const { token } = await panel.rig.person(`a-${role}`, role);

@@ -91,8 +91,27 @@ describe('3. while a slice is being restored', () => {
     ];
     for (const call of calls) expect(await call()).toMatchObject(busy);
     expect((await panel.get(`/images/snapshots/${other.id}`)).data).toEqual([]);
+    // Else what was accepted would find nothing to restore, and its data would be lost.
+    expect(await panel.call('DELETE', `/images/snapshots/${id}/delete`)).toMatchObject({
+      status: 409,
+      json: { error: 'The snapshot is being restored onto another slice.' },
+    });
     await other.goOn();
     await panel.finished('restored');
     expect((await panel.rig.read(other.driveIds[0] ?? '')).subarray(0, 9).toString()).toBe('restoring');
+    await panel.change('DELETE', `/images/snapshots/${id}/delete`);
+  });
+
+  test('a snapshot that is being restored onto its own slice is deleted when that is done', async () => {
+    const slice = await heldSlice('behind');
+    await slice.goOn();
+    await panel.rig.settled();
+    const id = await panel.snapshot(slice, 'used-once');
+    await panel.rig.write(slice.driveIds[0] ?? '', 0, Buffer.from('newer'));
+    await panel.change('POST', `/images/snapshots/${id}/restore/${slice.id}`);
+    await panel.change('DELETE', `/images/snapshots/${id}/delete`);
+    await panel.rig.settled();
+    expect((await panel.rig.read(slice.driveIds[0] ?? '')).subarray(0, 6).toString()).toBe('behind');
+    expect(await panel.get(`/images/snapshots/${slice.id}`)).toEqual({ data: [] });
   });
 });

@@ -73,20 +73,22 @@ async function slicesOf(
   const access = await service.sharing.accessToShown(caller, 'machine', [...there.keys()]);
   const others = ids.filter((id) => !there.has(id));
   const departed = others.length === 0 ? undefined : await service.machines.departed(caller, others);
+  // That its slice is gone is a part of what a snapshot shows, also to who has no right on the slice: so that much is asked
+  // for as by a member of the account.
+  const asMember = { ...caller, role: 'member' } as const;
+  const isGuest = caller.role === 'guest' && others.length > 0;
+  const deletions = isGuest ? await service.machines.departed(asMember, others) : departed;
   const numbers = await service.numbers.numbersOf('machine', ids);
   return new Map(
-    ids.map((id): [MachineId, SourceSlice] => {
-      const gone = departed?.get(id);
-      return [
-        id,
-        {
-          number: numbers.get(id) ?? null,
-          name: there.get(id)?.name ?? gone?.name ?? names.get(id) ?? '',
-          deletedAt: gone?.deletedAt ?? null,
-          perms: access.get(id) ?? null,
-        },
-      ];
-    }),
+    ids.map((id): [MachineId, SourceSlice] => [
+      id,
+      {
+        number: numbers.get(id) ?? null,
+        name: there.get(id)?.name ?? departed?.get(id)?.name ?? names.get(id) ?? '',
+        deletedAt: deletions?.get(id)?.deletedAt ?? null,
+        perms: access.get(id) ?? null,
+      },
+    ]),
   );
 }
 
@@ -132,8 +134,18 @@ export async function renameSnapshot(scope: Scope, snapshot: string, body: Buffe
   await scope.service.snapshots.update(scope.caller, id, { name });
 }
 
-/** @throws not_found, forbidden, snapshot_in_use */
+/**
+ * A restore onto its own slice comes first, in the queue of the disks. One onto another slice waits for other disks, and
+ * would find nothing to restore: until it is done, the snapshot stays.
+ * @throws not_found, forbidden, snapshot_in_use
+ */
 export async function deleteSnapshot(scope: Scope, snapshot: string): Promise<void> {
-  const { id } = await findSnapshot(scope, snapshot);
-  await scope.service.snapshots.delete(scope.caller, id);
+  const { service, caller } = scope;
+  const { id, machine } = await findSnapshot(scope, snapshot);
+  await assertWritable(scope, 'snapshot', id);
+  const tasks = service.tasks.underWay(caller, [id]).get(id) ?? [];
+  if (tasks.some((task) => task.kind === 'machine.revert' && task.machineId !== machine?.machineId)) {
+    throw new CalotypeError('snapshot_in_use', 'The snapshot is being restored onto another slice.');
+  }
+  await service.snapshots.delete(caller, id);
 }
