@@ -161,7 +161,7 @@ export function presentInstance(machine: Machine, work: Work | undefined, imageN
 export function presentSingleInstance(...given: Parameters<typeof presentInstance>): SingleInstanceBody {
   const instance = presentInstance(...given);
   const { macAddress, networkId, networkName } = instance;
-  return { ...instance, publicIps: [], nics: [{ macAddress, networkId, networkName, isDefault: true }] };
+  return { ...instance, userData: '', publicIps: [], nics: [{ macAddress, networkId, networkName, isDefault: true }] };
 }
 
 /** What a template says of the system in it. Kept with the image; nothing here depends on it. */

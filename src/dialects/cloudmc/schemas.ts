@@ -80,6 +80,7 @@ export type InstanceBody = Static<typeof instanceSchema>;
 const networkInterface = exact({ macAddress: text, networkId: uuid, networkName: text, isDefault: flag });
 const singleInstanceFields = {
   ...instanceFields,
+  userData: text,
   publicIps: Type.Array(Type.Never()),
   nics: Type.Array(networkInterface),
 };
