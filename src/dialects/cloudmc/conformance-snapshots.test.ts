@@ -68,6 +68,17 @@ describe('snapshots', () => {
     expect(await types(data.id)).toEqual(['DATADISK', 'DATADISK']);
   });
 
+  test('a snapshot of a root volume stays ROOT when instance and volume are gone', async () => {
+    const [root, data] = [await rig.drive(freshName('root')), await rig.drive(freshName('data'))];
+    const machine = await rig.machine(freshName('gone'), [root.id, data.id]);
+    const ofRoot = await client.done('POST', 'snapshots', { volumeId: root.id });
+    const ofData = await client.done('POST', 'snapshots', { volumeId: data.id });
+    await client.done('DELETE', `instances/${machine.id}`, { purgeImmediately: true, deleteSnapshots: false });
+    expect(await client.get(`snapshots/${ofRoot.id}`)).toEqual({ ...ofRoot, volumeType: 'ROOT' });
+    expect(await client.get(`snapshots?volume_id=${root.id}`)).toEqual([ofRoot]);
+    expect(await client.get(`snapshots/${ofData.id}`)).toEqual({ ...ofData, volumeType: 'DATADISK' });
+  });
+
   test('the default name is instance, volume and time; without an instance volume and time', async () => {
     const drive = await rig.drive(freshName('vol'));
     const alone = await client.done('POST', 'snapshots', { volumeId: drive.id });

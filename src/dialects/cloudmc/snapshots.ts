@@ -10,7 +10,16 @@ import { nowUs } from '../../core/time.ts';
 import type { PartOfSnapshot } from '../../service/interface.ts';
 import { fitName } from '../../service/labels.ts';
 import { type Fields, idOf, queryText } from './parse.ts';
-import { nameTime, presentList, presentSnapshot, templateFlags, templateTexts, volumeTypeOf } from './present.ts';
+import {
+  isRoot,
+  nameTime,
+  presentList,
+  presentSnapshot,
+  rootMeta,
+  templateFlags,
+  templateTexts,
+  volumeTypeOf,
+} from './present.ts';
 import type { SnapshotBody } from './schemas.ts';
 import { distinct, findDrives, instanceNameOf, orUndefined, readList, type Scope, withId } from './scope.ts';
 import { assertVolumeReady, checkOffering, findInstanceId, findVolume, sizeOf } from './volumes.ts';
@@ -78,7 +87,7 @@ export async function createSnapshot(scope: Scope, fields: Fields, volumeId: str
   const drive = await findVolume(scope, volumeId);
   assertVolumeReady(scope, drive);
   const create = async (named: string): Promise<Task> => {
-    const input = { driveIds: [drive.id], name: named };
+    const input = { driveIds: [drive.id], name: named, ...(isRoot(drive) ? { meta: rootMeta } : {}) };
     return (await service.snapshots.create(caller, input, { refuseExistingName: true })).task;
   };
   if (name !== undefined) return create(name);
