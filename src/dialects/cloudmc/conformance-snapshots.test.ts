@@ -280,6 +280,28 @@ describe('what can be made of a snapshot', () => {
     expect((await client.refused('POST', path, { name: 'g', availablePublicly: true })).status).toBe(400);
   });
 
+  test('nothing can be made of a snapshot that is not BackedUp: code 2012 with its id and state', async () => {
+    await using held = await holdDrive(rig, freshName('held'));
+    await client.on('POST', 'snapshots', { volumeId: held.driveId });
+    const [, { id }] = await client.get(`snapshots?volume_id=${held.driveId}`);
+    const expectRefusals = async (currentState: string) => {
+      for (const operation of ['revert', 'createVolume', 'createTemplate']) {
+        expect(await client.refused('POST', `snapshots/${id}?operation=${operation}`, { name: 'n' })).toEqual({
+          status: 400,
+          error: {
+            code: 2012,
+            errorCode: '2012',
+            message: 'The snapshot must be backed up',
+            context: { id, type: 'snapshots', currentState, expectedStates: ['BackedUp'] },
+          },
+        });
+      }
+    };
+    await expectRefusals('Creating');
+    await client.on('DELETE', `snapshots/${id}`);
+    await expectRefusals('Destroying');
+  });
+
   test('an unknown operation, or none, is 400', async () => {
     const drive = await rig.drive(freshName('odd'));
     const made = await client.done('POST', 'snapshots', { volumeId: drive.id });

@@ -9,6 +9,7 @@ import { always, type Condition, type QueryFields } from '../../core/query.ts';
 import { nowUs } from '../../core/time.ts';
 import type { PartOfSnapshot } from '../../service/interface.ts';
 import { fitName } from '../../service/labels.ts';
+import { wrongState } from './errors.ts';
 import { type Fields, idOf, queryText } from './parse.ts';
 import {
   isRoot,
@@ -16,6 +17,7 @@ import {
   presentList,
   presentSnapshot,
   rootMeta,
+  snapshotState,
   templateFlags,
   templateTexts,
   volumeTypeOf,
@@ -108,6 +110,15 @@ export async function deleteSnapshot(scope: Scope, id: string): Promise<Task> {
   return scope.service.snapshots.delete(scope.caller, snapshot.id, { parts: [part.id] });
 }
 
+/** @throws snapshot_not_ready as the one published error has it, with the id that the snapshot has here */
+function assertBackedUp({ service, caller }: Scope, found: PartOfSnapshot): void {
+  const { id, driveId } = found.part;
+  const currentState = snapshotState(found, service.tasks.underWay(caller, [driveId]).get(driveId));
+  if (currentState === 'BackedUp') return;
+  const state = { type: 'snapshots', id, currentState, expectedStates: ['BackedUp'] } as const;
+  throw wrongState('The snapshot must be backed up', state);
+}
+
 async function revert(scope: Scope, { part }: PartOfSnapshot): Promise<Task> {
   const { service, caller } = scope;
   assertVolumeReady(scope, await service.drives.get(caller, part.driveId));
@@ -161,6 +172,10 @@ const operations = { revert, createVolume, createTemplate };
 export const snapshotOperations = Object.fromEntries(
   Object.entries(operations).map(([name, operate]) => [
     name,
-    async (scope: Scope, id: string, fields: Fields) => operate(scope, await findSnapshot(scope, id), fields),
+    async (scope: Scope, id: string, fields: Fields) => {
+      const found = await findSnapshot(scope, id);
+      assertBackedUp(scope, found);
+      return operate(scope, found, fields);
+    },
   ]),
 );
