@@ -123,12 +123,13 @@ const nouns: Readonly<Record<string, string>> = {
   project: 'environment',
 };
 
-const fields: Readonly<Record<string, string>> = {
-  sizeBytes: 'sizeInGb',
-  memoryBytes: 'memoryInMB',
-  cpus: 'cpuCount',
-  driveIds: 'volumeId',
-};
+/** What a field is called here. A refused body may name any, `__proto__` too. */
+const fields: ReadonlyMap<string, string> = new Map([
+  ['sizeBytes', 'sizeInGb'],
+  ['memoryBytes', 'memoryInMB'],
+  ['cpus', 'cpuCount'],
+  ['driveIds', 'volumeId'],
+]);
 
 type Context = Readonly<Record<string, string | number | boolean | string[]>>;
 
@@ -208,7 +209,7 @@ function contextOf(code: ErrorCode, details: ErrorDetails): Context | undefined 
   const found = stateContext(code, details);
   if (found !== undefined) return found;
   const { field, allowed } = details;
-  if (typeof field === 'string') return { field: fields[field] ?? field };
+  if (typeof field === 'string') return { field: fields.get(field) ?? field };
   if (Array.isArray(allowed)) return { allowed: allowed.map(String) };
   return undefined;
 }
