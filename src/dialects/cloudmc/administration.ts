@@ -24,6 +24,9 @@ export const via = 'cloudmc';
 const environmentName = /^[a-z0-9_-]{1,64}$/;
 const pageLimit = 1000;
 
+/** Nothing costs anything; the mode and the day are CloudMC's defaults. Without a first day that is billed there is none to parse. */
+const notBilled = { isBillable: false, billingMode: 'MANUAL', billingDay: 1 } as const;
+
 /** Our roles in the words of the portal. A guest reads what was granted, and no more unless that was granted, too. */
 const roles = [
   { role: 'admin', name: 'Environment Admin', isDefault: false },
@@ -178,6 +181,7 @@ export class Administration {
     const projects = await this.#projects(identity);
     return {
       ...organization,
+      ...notBilled,
       environments: projects.map((project) => ({ id: project.id, name: project.name })),
       roles: [],
       serviceConnections: [{ id, serviceCode }],

@@ -144,6 +144,9 @@ describe('organisations', () => {
       entryPoint: 'calotype',
       environments: [{ name: 'default' }],
       serviceConnections: [{ serviceCode: 'compute' }],
+      isBillable: false,
+      billingMode: 'MANUAL',
+      billingDay: 1,
     });
     expect(await read(`organizations/${organization.id}`)).toEqual(organization);
     expect((await client.send('GET', `organizations/${missing}`)).status).toBe(404);

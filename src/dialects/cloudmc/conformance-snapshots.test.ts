@@ -68,6 +68,17 @@ describe('snapshots', () => {
     expect(await types(data.id)).toEqual(['DATADISK', 'DATADISK']);
   });
 
+  test('a snapshot of a root volume stays ROOT when instance and volume are gone', async () => {
+    const [root, data] = [await rig.drive(freshName('root')), await rig.drive(freshName('data'))];
+    const machine = await rig.machine(freshName('gone'), [root.id, data.id]);
+    const ofRoot = await client.done('POST', 'snapshots', { volumeId: root.id });
+    const ofData = await client.done('POST', 'snapshots', { volumeId: data.id });
+    await client.done('DELETE', `instances/${machine.id}`, { purgeImmediately: true, deleteSnapshots: false });
+    expect(await client.get(`snapshots/${ofRoot.id}`)).toEqual({ ...ofRoot, volumeType: 'ROOT' });
+    expect(await client.get(`snapshots?volume_id=${root.id}`)).toEqual([ofRoot]);
+    expect(await client.get(`snapshots/${ofData.id}`)).toEqual({ ...ofData, volumeType: 'DATADISK' });
+  });
+
   test('the default name is instance, volume and time; without an instance volume and time', async () => {
     const drive = await rig.drive(freshName('vol'));
     const alone = await client.done('POST', 'snapshots', { volumeId: drive.id });
@@ -267,6 +278,28 @@ describe('what can be made of a snapshot', () => {
     expect(await client.get(`templates/${template.id}`)).toEqual(template);
     const path = `snapshots/${made.id}?operation=createTemplate`;
     expect((await client.refused('POST', path, { name: 'g', availablePublicly: true })).status).toBe(400);
+  });
+
+  test('nothing can be made of a snapshot that is not BackedUp: code 2012 with its id and state', async () => {
+    await using held = await holdDrive(rig, freshName('held'));
+    await client.on('POST', 'snapshots', { volumeId: held.driveId });
+    const [, { id }] = await client.get(`snapshots?volume_id=${held.driveId}`);
+    const expectRefusals = async (currentState: string) => {
+      for (const operation of ['revert', 'createVolume', 'createTemplate']) {
+        expect(await client.refused('POST', `snapshots/${id}?operation=${operation}`, { name: 'n' })).toEqual({
+          status: 400,
+          error: {
+            code: 2012,
+            errorCode: '2012',
+            message: 'The snapshot must be backed up',
+            context: { id, type: 'snapshots', currentState, expectedStates: ['BackedUp'] },
+          },
+        });
+      }
+    };
+    await expectRefusals('Creating');
+    await client.on('DELETE', `snapshots/${id}`);
+    await expectRefusals('Destroying');
   });
 
   test('an unknown operation, or none, is 400', async () => {

@@ -190,11 +190,12 @@ describe('instances', () => {
       macAddress: machine.hardware.macAddress,
       isPasswordEnabled: false,
       affinityGroupIds: [],
+      userData: '',
       publicIps: [],
       nics: [{ macAddress: machine.hardware.macAddress }],
     });
     const listed = (await client.get('instances')).find((known: { id: string }) => known.id === machine.id);
-    const { publicIps: _, nics: __, ...common } = instance;
+    const { userData: _, publicIps: __, nics: ___, ...common } = instance;
     expect(listed).toEqual(common);
   });
 

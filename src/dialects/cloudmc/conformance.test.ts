@@ -71,6 +71,8 @@ describe('ground rules', () => {
     for (const body of ['{', '[]', '"x"', '7', '\0', '{"name":"\\ud800"']) {
       expect((await client.on('POST', 'snapshots', body)).status).toBe(400);
     }
+    const odd = await client.refused('POST', 'snapshots', '{"__proto__":1}');
+    expect(odd).toMatchObject({ status: 400, error: { context: { field: '__proto__' } } });
   });
 
   test('a body too large and a request that is no HTTP answer errors', async () => {

@@ -123,12 +123,13 @@ const nouns: Readonly<Record<string, string>> = {
   project: 'environment',
 };
 
-const fields: Readonly<Record<string, string>> = {
-  sizeBytes: 'sizeInGb',
-  memoryBytes: 'memoryInMB',
-  cpus: 'cpuCount',
-  driveIds: 'volumeId',
-};
+/** What a field is called here. A refused body may name any, `__proto__` too. */
+const fields: ReadonlyMap<string, string> = new Map([
+  ['sizeBytes', 'sizeInGb'],
+  ['memoryBytes', 'memoryInMB'],
+  ['cpus', 'cpuCount'],
+  ['driveIds', 'volumeId'],
+]);
 
 type Context = Readonly<Record<string, string | number | boolean | string[]>>;
 
@@ -154,9 +155,10 @@ export function wrongState(message: string, state: WrongState): CalotypeError {
 
 /** What of the service's own refusals says which object is in which state. */
 function stateContext(code: ErrorCode, details: ErrorDetails): Context | undefined {
-  const { wrongState: known, state, driveId, machineId, snapshotId, imageId } = details;
+  const { wrongState: known, state, driveId, machineId, imageId } = details;
   if (isWrongState(known)) return { ...known, expectedStates: [...known.expectedStates] };
   const now = typeof state === 'string' ? stateWords[state] : undefined;
+  const instanceNow = typeof state === 'string' ? instanceWords[state] : undefined;
   const words = (
     type: WrongState['type'],
     id: unknown,
@@ -174,11 +176,12 @@ function stateContext(code: ErrorCode, details: ErrorDetails): Context | undefin
     case 'machine_off':
       return words('instances', machineId, 'Stopped', 'Running');
     case 'machine_not_ready':
-      return words('instances', machineId, now ?? 'Error', 'Running', 'Stopped');
+      return words('instances', machineId, instanceNow ?? 'Error', 'Running', 'Stopped');
     case 'drive_not_ready':
       return words('volumes', driveId, now ?? 'Allocated', 'Ready');
     case 'snapshot_not_ready':
-      return words('snapshots', snapshotId, now ?? 'Error', 'BackedUp');
+      // The service names the whole snapshot, whose id is none of a snapshot here.
+      return words('snapshots', undefined, now ?? 'Error', 'BackedUp');
     case 'image_not_ready':
       return words('templates', imageId, now ?? 'Error', 'Ready');
     default:
@@ -192,6 +195,12 @@ const stateWords: Readonly<Record<string, string>> = {
   deleted: 'Destroyed',
 };
 
+/** As an instance shows them. */
+const instanceWords: Readonly<Record<string, string>> = {
+  creating: 'Starting',
+  deleting: 'Destroyed',
+};
+
 function isWrongState(value: unknown): value is WrongState {
   return typeof value === 'object' && value !== null && 'expectedStates' in value;
 }
@@ -200,7 +209,7 @@ function contextOf(code: ErrorCode, details: ErrorDetails): Context | undefined 
   const found = stateContext(code, details);
   if (found !== undefined) return found;
   const { field, allowed } = details;
-  if (typeof field === 'string') return { field: fields[field] ?? field };
+  if (typeof field === 'string') return { field: fields.get(field) ?? field };
   if (Array.isArray(allowed)) return { allowed: allowed.map(String) };
   return undefined;
 }

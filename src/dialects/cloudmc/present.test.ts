@@ -84,6 +84,37 @@ describe('errors', () => {
   });
 });
 
+describe('a wrong state', () => {
+  const contextOf = (code: ErrorCode, details: object) =>
+    presentError(new CalotypeError(code, undefined, { ...details })).errors[0]?.context;
+
+  it('is named as a read of the object names it', () => {
+    const machineId = '0d5b5c1e-3a0f-4a51-a7c0-2f6f6a3bb001';
+    for (const [state, currentState] of Object.entries({
+      creating: 'Starting',
+      deleting: 'Destroyed',
+      error: 'Error',
+    })) {
+      const context = { id: machineId, type: 'instances', currentState, expectedStates: ['Running', 'Stopped'] };
+      expect(contextOf('machine_not_ready', { machineId, state })).toEqual(context);
+    }
+    expect(contextOf('drive_not_ready', { driveId: machineId, state: 'deleting' })).toEqual({
+      id: machineId,
+      type: 'volumes',
+      currentState: 'Destroying',
+      expectedStates: ['Ready'],
+    });
+  });
+
+  it('never names a whole snapshot, whose id is none here', () => {
+    expect(contextOf('snapshot_not_ready', { snapshotId: 's', state: 'creating' })).toEqual({
+      type: 'snapshots',
+      currentState: 'Creating',
+      expectedStates: ['BackedUp'],
+    });
+  });
+});
+
 describe('made-up ids', () => {
   it('are lower-case UUIDs, the same for the same name', () => {
     expect(namedId('a')).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-8[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);

@@ -94,8 +94,15 @@ export function snapshotState({ snapshot }: PartOfSnapshot, work: Work = noWork)
   }
 }
 
-/** The root volume of the instance that a snapshot is of, or of the instance that the volume is in now. */
+/** Kept with a snapshot of a root volume alone, which outlives the instance that made the volume one. */
+export const rootMeta = { volumeType: 'ROOT' } as const;
+
+/**
+ * The root volume of the instance that a snapshot is of, or of the instance that the volume was in when the snapshot was
+ * taken here; for one that was taken elsewhere, of the instance that the volume is in now.
+ */
 export function volumeTypeOf({ part, snapshot }: PartOfSnapshot, drive: Drive | undefined): SnapshotBody['volumeType'] {
+  if (snapshot.machine === null && snapshot.meta.volumeType === rootMeta.volumeType) return 'ROOT';
   const slot = snapshot.machine?.slots.find((known) => known.driveId === part.driveId)?.slot ?? drive?.attachedTo?.slot;
   return slot === rootSlot ? 'ROOT' : 'DATADISK';
 }
@@ -161,7 +168,7 @@ export function presentInstance(machine: Machine, work: Work | undefined, imageN
 export function presentSingleInstance(...given: Parameters<typeof presentInstance>): SingleInstanceBody {
   const instance = presentInstance(...given);
   const { macAddress, networkId, networkName } = instance;
-  return { ...instance, publicIps: [], nics: [{ macAddress, networkId, networkName, isDefault: true }] };
+  return { ...instance, userData: '', publicIps: [], nics: [{ macAddress, networkId, networkName, isDefault: true }] };
 }
 
 /** What a template says of the system in it. Kept with the image; nothing here depends on it. */

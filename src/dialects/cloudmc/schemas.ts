@@ -80,6 +80,7 @@ export type InstanceBody = Static<typeof instanceSchema>;
 const networkInterface = exact({ macAddress: text, networkId: uuid, networkName: text, isDefault: flag });
 const singleInstanceFields = {
   ...instanceFields,
+  userData: text,
   publicIps: Type.Array(Type.Never()),
   nics: Type.Array(networkInterface),
 };
@@ -160,6 +161,9 @@ export const organizationSchema = exact({
   id: uuid,
   name: text,
   entryPoint: text,
+  isBillable: flag,
+  billingMode: Type.Enum(['MANUAL']),
+  billingDay: integer,
   environments: Type.Array(exact({ id: uuid, name: text })),
   roles: Type.Array(Type.Never()),
   serviceConnections: Type.Array(exact({ id: uuid, serviceCode: text })),

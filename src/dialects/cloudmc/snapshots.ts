@@ -9,8 +9,19 @@ import { always, type Condition, type QueryFields } from '../../core/query.ts';
 import { nowUs } from '../../core/time.ts';
 import type { PartOfSnapshot } from '../../service/interface.ts';
 import { fitName } from '../../service/labels.ts';
+import { wrongState } from './errors.ts';
 import { type Fields, idOf, queryText } from './parse.ts';
-import { nameTime, presentList, presentSnapshot, templateFlags, templateTexts, volumeTypeOf } from './present.ts';
+import {
+  isRoot,
+  nameTime,
+  presentList,
+  presentSnapshot,
+  rootMeta,
+  snapshotState,
+  templateFlags,
+  templateTexts,
+  volumeTypeOf,
+} from './present.ts';
 import type { SnapshotBody } from './schemas.ts';
 import { distinct, findDrives, instanceNameOf, orUndefined, readList, type Scope, withId } from './scope.ts';
 import { assertVolumeReady, checkOffering, findInstanceId, findVolume, sizeOf } from './volumes.ts';
@@ -78,7 +89,7 @@ export async function createSnapshot(scope: Scope, fields: Fields, volumeId: str
   const drive = await findVolume(scope, volumeId);
   assertVolumeReady(scope, drive);
   const create = async (named: string): Promise<Task> => {
-    const input = { driveIds: [drive.id], name: named };
+    const input = { driveIds: [drive.id], name: named, ...(isRoot(drive) ? { meta: rootMeta } : {}) };
     return (await service.snapshots.create(caller, input, { refuseExistingName: true })).task;
   };
   if (name !== undefined) return create(name);
@@ -97,6 +108,15 @@ export async function createSnapshot(scope: Scope, fields: Fields, volumeId: str
 export async function deleteSnapshot(scope: Scope, id: string): Promise<Task> {
   const { part, snapshot } = await findSnapshot(scope, id);
   return scope.service.snapshots.delete(scope.caller, snapshot.id, { parts: [part.id] });
+}
+
+/** @throws snapshot_not_ready as the one published error has it, with the id that the snapshot has here */
+function assertBackedUp({ service, caller }: Scope, found: PartOfSnapshot): void {
+  const { id, driveId } = found.part;
+  const currentState = snapshotState(found, service.tasks.underWay(caller, [driveId]).get(driveId));
+  if (currentState === 'BackedUp') return;
+  const state = { type: 'snapshots', id, currentState, expectedStates: ['BackedUp'] } as const;
+  throw wrongState('The snapshot must be backed up', state);
 }
 
 async function revert(scope: Scope, { part }: PartOfSnapshot): Promise<Task> {
@@ -152,6 +172,10 @@ const operations = { revert, createVolume, createTemplate };
 export const snapshotOperations = Object.fromEntries(
   Object.entries(operations).map(([name, operate]) => [
     name,
-    async (scope: Scope, id: string, fields: Fields) => operate(scope, await findSnapshot(scope, id), fields),
+    async (scope: Scope, id: string, fields: Fields) => {
+      const found = await findSnapshot(scope, id);
+      assertBackedUp(scope, found);
+      return operate(scope, found, fields);
+    },
   ]),
 );
