@@ -144,7 +144,14 @@ export function revertMachine(
       const added = await add({
         kind: 'machine.revert',
         input: made,
-        driveIds: [...new Set([...made.targets.map((target) => target.driveId), ...plan.untouched])],
+        driveIds: [
+          ...new Set([
+            ...made.targets.map((target) => target.driveId),
+            ...plan.untouched,
+            // So that a deletion of the snapshot waits, and finds it used.
+            ...snapshot.parts.map((part) => part.drive_id),
+          ]),
+        ],
         machineId,
         objectKind: 'machine',
         objectId: machineId,
