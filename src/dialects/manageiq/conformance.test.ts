@@ -1,6 +1,7 @@
 /** Ground rules, authentication, entry point and metadata, through HTTP. */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { basic } from '../../../test/support/dialect-rig.ts';
+import { Sessions } from '../../service/sessions.ts';
 import { TestClient, told } from './testing/client.ts';
 
 let client: TestClient;
@@ -230,6 +231,20 @@ describe('authentication', () => {
       401,
       'Invalid System Authentication Token specified',
     ]);
+  });
+
+  test('every use of a token renews it, unless the request says not to', async () => {
+    const { json } = await client.get('/api/auth');
+    const holder = client.with({ 'x-auth-token': json.auth_token });
+    const use = vi.spyOn(Sessions.prototype, 'use');
+    try {
+      await holder.get('/api/vms');
+      await holder.get('/api/vms', { 'x-auth-skip-token-renewal': 'true' });
+      await holder.get('/api/vms', { 'x-auth-skip-token-renewal': 'false' });
+      expect(use.mock.calls.map(([, options]) => options.renew)).toEqual([true, false, true]);
+    } finally {
+      use.mockRestore();
+    }
   });
 
   test('DELETE revokes the token', async () => {
