@@ -51,6 +51,16 @@ export function forbiddenAction(action: string): CalotypeError {
   return new CalotypeError('forbidden', `Use of Action ${action} is forbidden`);
 }
 
+/** Deletes as the method says, and no action: that it is not allowed is told in other words. */
+export async function byMethod<T>(work: () => Promise<T>): Promise<T> {
+  try {
+    return await work();
+  } catch (error) {
+    const isForbidden = error instanceof CalotypeError && error.code === 'forbidden';
+    throw isForbidden ? new CalotypeError('forbidden', 'Use of the delete action is forbidden') : error;
+  }
+}
+
 /** A refusal is the answer. Whatever else fails is the request's failure. */
 export async function attempt(action: string, work: () => Promise<ActionResult>): Promise<ActionResult> {
   try {

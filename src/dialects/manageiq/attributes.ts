@@ -34,6 +34,8 @@ export type Search<F extends string> =
     }
   /** `sort` orders objects as their words do; without it all have the same word. */
   | { readonly type: 'words'; readonly words: readonly Meaning<F>[]; readonly sort?: WordOrder<F> }
+  /** A time that is not known of any; what it is compared with must be a time all the same. */
+  | { readonly type: 'unknownTime' }
   /** A text of its own, or, where it is null, a word. */
   | { readonly type: 'either'; readonly field: F; readonly words: readonly Meaning<F>[] }
   /** An object named by number; `find` gives the condition of those that refer to it. */
@@ -67,6 +69,11 @@ export interface Virtual<T, F extends string = never> {
 
 export function constant<T>(name: string, word: Word): Attribute<T, never> {
   return { name, present: () => word, search: said(word) };
+}
+
+/** A time that only the real service knows. */
+export function unknownTime<T>(name: string): Attribute<T, never> {
+  return { name, present: () => null, search: { type: 'unknownTime' } };
 }
 
 /** What all objects have in common. */

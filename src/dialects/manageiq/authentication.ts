@@ -96,7 +96,7 @@ function groupOf(request: FastifyRequest): string | undefined {
   }
 }
 
-const secondsOf: Readonly<Record<string, number>> = { api: 600, ui: 3600, ws: 600 };
+const secondsOf: Readonly<Record<string, number>> = { api: 600, ui: 3600, ws: 3600 };
 
 /** Tokens for web sockets open nothing here: there are none. @throws invalid_request */
 export function issueToken(context: DialectContext, { userId }: Caller, requesterType: string): unknown {

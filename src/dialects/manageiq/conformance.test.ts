@@ -1,6 +1,7 @@
 /** Ground rules, authentication, entry point and metadata, through HTTP. */
-import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
 import { basic } from '../../../test/support/dialect-rig.ts';
+import { Sessions } from '../../service/sessions.ts';
 import { TestClient, told } from './testing/client.ts';
 
 let client: TestClient;
@@ -29,6 +30,10 @@ describe('ground rules', () => {
   test('another version is refused', async () => {
     expect(told(await client.get('/api/v9999.9999/vms'))).toEqual([400, 'Unsupported API Version 9999.9999 specified']);
     expect((await client.get('/api/v9999.9999')).json.error.kind).toBe('bad_request');
+    for (const path of ['', '/vms']) {
+      expect((await client.send('OPTIONS', `/api/v9999.9999${path}`)).status, path).toBe(400);
+      expect((await client.send('OPTIONS', `/api/v4.4.0-pre${path}`)).status, path).toBe(200);
+    }
   });
 
   test('slashes at the end and repeated ones work', async () => {
@@ -70,6 +75,11 @@ describe('ground rules', () => {
       klass: 'Api::UnsupportedMediaTypeError',
     });
     expect((await client.send('DELETE', '/api/tasks/1', undefined, { accept: 'text/xml' })).status).toBe(204);
+    for (const path of ['/api', '/api/vms', `/api/vms/${vm.number}/snapshots`]) {
+      expect((await client.send('OPTIONS', path, undefined, { accept: 'text/xml' })).status, path).toBe(415);
+    }
+    expect((await client.get('/api/product_info', { accept: 'text/xml' })).status).toBe(415);
+    expect((await client.get('/api/ping', { accept: 'text/plain' })).text).toBe('pong');
   });
 
   test('ids are strings, times whole seconds of UTC, null attributes are there', async () => {
@@ -197,6 +207,7 @@ describe('authentication', () => {
     const { json: ui } = await client.get('/api/auth?requester_type=ui');
     expect(ui).toMatchObject({ token_ttl: 3600, requester_type: 'ui' });
     const { json: ws } = await client.get('/api/auth?requester_type=ws');
+    expect(ws.token_ttl).toBe(3600);
     expect(told(await client.with({ 'x-auth-token': ws.auth_token }).get('/api/vms'))).toEqual([
       401,
       `Invalid Authentication Token ${ws.auth_token} specified`,
@@ -220,6 +231,20 @@ describe('authentication', () => {
       401,
       'Invalid System Authentication Token specified',
     ]);
+  });
+
+  test('every use of a token renews it, unless the request says not to', async () => {
+    const { json } = await client.get('/api/auth');
+    const holder = client.with({ 'x-auth-token': json.auth_token });
+    const use = vi.spyOn(Sessions.prototype, 'use');
+    try {
+      await holder.get('/api/vms');
+      await holder.get('/api/vms', { 'x-auth-skip-token-renewal': 'true' });
+      await holder.get('/api/vms', { 'x-auth-skip-token-renewal': 'false' });
+      expect(use.mock.calls.map(([, options]) => options.renew)).toEqual([true, false, true]);
+    } finally {
+      use.mockRestore();
+    }
   });
 
   test('DELETE revokes the token', async () => {
@@ -317,8 +342,9 @@ describe('entry point', () => {
   });
 
   test('OPTIONS is empty', async () => {
-    const { status, text } = await client.send('OPTIONS', '/api');
+    const { status, text, headers } = await client.send('OPTIONS', '/api');
     expect([status, text]).toEqual([200, '']);
+    expect(headers['content-type']).toBe('application/json; charset=utf-8');
   });
 });
 
@@ -334,6 +360,14 @@ describe('metadata', () => {
     for (const name of ['instances', 'tasks', 'cloud_volumes', 'cloud_volume_snapshots']) {
       expect((await client.send('OPTIONS', `/api/${name}`)).status, name).toBe(200);
     }
+    // What browsers ask before they fetch a token for a page from elsewhere.
+    expect((await client.with({}).send('OPTIONS', '/api/auth')).json).toEqual({
+      attributes: [],
+      virtual_attributes: [],
+      relationships: [],
+      subcollections: [],
+      data: {},
+    });
   });
 
   test('OPTIONS of snapshots describes the form', async () => {

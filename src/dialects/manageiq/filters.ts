@@ -110,6 +110,8 @@ async function translate<F extends string>(filter: Filter, target: Searchable<F>
       return ofInteger(search.field, filter);
     case 'time':
       return ofTime(search.field, filter);
+    case 'unknownTime':
+      return ofUnknownTime(filter);
     case 'words':
       return ofWords(search.words, filter);
     case 'reference':
@@ -235,6 +237,13 @@ function ofTime<F extends string>(field: F, filter: Filter): Condition<F> {
     case 'expression':
       return unsupported('datetime', filter);
   }
+}
+
+/** @throws invalid_request as other times do */
+function ofUnknownTime(filter: Filter): Condition<never> {
+  if (filter.operand.kind === 'null') return ofNull(always, never, filter);
+  ofTime('unknown', filter);
+  return never;
 }
 
 /** In µs: from the first, up to and without the second. */

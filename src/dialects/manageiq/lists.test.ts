@@ -146,6 +146,22 @@ describe('filters', () => {
     }
   });
 
+  test('times that are not known of any are times all the same', async () => {
+    const vms = (filter: string) => client.names(`/api/vms?expand=resources${query(filter)}`);
+    for (const name of ['retires_on', 'last_scan_on', 'state_changed_on']) {
+      for (const operator of ['<=', '>=', '!=']) {
+        const refused = await refusal(`${name} ${operator} 2016-01-03`, '/api/vms');
+        expect(refused).toEqual([400, `Unsupported operator for datetime: ${operator}`]);
+      }
+      expect(await refusal(`${name} > foobar`, '/api/vms')).toEqual([400, 'Bad format for datetime: foobar']);
+      for (const filter of ['= 2016-01-02', '> 2016-01-01T07:59:59Z', "<='2016-01-03'", "!='2016-01-03'", '!=NULL']) {
+        expect(await vms(name + filter), filter).toEqual([]);
+      }
+      expect(await vms(`${name}=NULL`)).toEqual(['web01', 'app01']);
+    }
+    expect((await client.get('/api/vms?sort_by=retires_on,name')).status).toBe(200);
+  });
+
   test('all without or together, or any with or, in whatever order', async () => {
     expect(await matching('name=*a', 'name!=beta')).toEqual(['Alpha', 'delta']);
     expect(await matching('or name=beta', 'name=*a', 'OR name=gamma*', 'description=first')).toEqual([
@@ -163,6 +179,13 @@ describe('filters', () => {
     expect(await matching("vm_or_template.name='web*'")).toHaveLength(5);
     expect(await matching('vm_or_template.name=app01')).toEqual([]);
     expect(await matching('vm_or_template.power_state=off', 'name=beta')).toEqual(['beta']);
+    // Machines here have no host, so that nothing is met by what is asked of it.
+    expect(await client.names(`/api/vms?expand=resources${query("host.name='foo'")}`)).toEqual([]);
+    expect(await client.names(`/api/vms?expand=resources${query('host.name=NULL', "vendor_display!='V*'")}`)).toEqual([
+      'web01',
+      'app01',
+    ]);
+    expect(await refusal('bogus.name=x', '/api/vms')).toEqual([400, 'attribute Vm.bogus-name does not exist']);
     expect(await refusal('vm_or_template.host.name=x')).toEqual([
       400,
       'Filtering of attributes with more than one association away is not supported',

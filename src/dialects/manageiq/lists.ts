@@ -98,6 +98,7 @@ function sortOf<K extends QueryKind, T>(resource: Resource<K, T>, params: Params
     }
     const given = params.sortOrder[place]?.toLowerCase() ?? '';
     const order = given === 'desc' || given === 'descending' ? 'desc' : 'asc';
+    if (search.type === 'unknownTime') return [];
     if (search.type === 'words') {
       // What all have in common orders nothing.
       if (search.sort === undefined) return [];

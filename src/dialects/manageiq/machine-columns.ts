@@ -5,8 +5,8 @@
 import type { Machine } from '../../core/model.ts';
 import type { Condition } from '../../core/query.ts';
 import type { MachinePower } from '../../core/states.ts';
-import { type Attribute, constant, type SortField } from './attributes.ts';
-import { unknownOfMachine } from './machine-names.ts';
+import { type Attribute, constant, type SortField, unknownTime } from './attributes.ts';
+import { unknownOfMachine, unknownTimesOfMachine } from './machine-names.ts';
 import { textOrNull, timeOf, timeOrNull } from './present.ts';
 
 type Field = SortField<'machine'>;
@@ -79,9 +79,9 @@ export const machineColumns: readonly Attribute<Machine, Field>[] = [
   },
   { name: 'created_on', present: ({ createdAt }) => timeOf(createdAt), search: { type: 'time', field: 'createdAt' } },
   { name: 'updated_on', present: ({ updatedAt }) => timeOf(updatedAt), search: { type: 'time', field: 'updatedAt' } },
-  constant('state_changed_on', null),
+  unknownTime('state_changed_on'),
   constant('retired', null),
-  constant('retires_on', null),
+  unknownTime('retires_on'),
   {
     name: 'boot_time',
     present: ({ runtime }) => timeOrNull(runtime?.startedAt ?? null),
@@ -92,5 +92,7 @@ export const machineColumns: readonly Attribute<Machine, Field>[] = [
     present: ({ createdAt }) => timeOf(createdAt),
     search: { type: 'time', field: 'createdAt' },
   },
-  ...unknownOfMachine.map((name) => constant<Machine>(name, null)),
+  ...unknownOfMachine.map((name) =>
+    unknownTimesOfMachine.includes(name) ? unknownTime<Machine>(name) : constant<Machine>(name, null),
+  ),
 ];

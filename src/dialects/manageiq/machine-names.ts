@@ -16,9 +16,18 @@ export const unknownOfMachine: readonly string[] = `
   .trim()
   .split(/\s+/);
 
+/** Those of them that are times. */
+export const unknownTimesOfMachine: readonly string[] = [
+  'last_sync_on',
+  'last_scan_on',
+  'last_scan_attempt_on',
+  'last_perf_capture_on',
+  'retirement_last_warn',
+];
+
 /** Values computed by the real service. */
 export const valuesOfMachine: readonly string[] = `
-  advanced_settings custom_actions custom_action_buttons disks_aligned last_compliance_status last_compliance_timestamp
+  vendor_display advanced_settings custom_actions custom_action_buttons disks_aligned last_compliance_status last_compliance_timestamp
   thin_provisioned used_storage vmsafe_enable allocated_disk_storage provisioned_storage used_disk_storage
   cpu_usagemhz_rate_average_avg_over_time_period max_mem_usage_absolute_average_avg_over_time_period
   max_cpu_usage_rate_average_avg_over_time_period aggregate_cpu_speed cpu_cores_per_socket mem_cpu platform

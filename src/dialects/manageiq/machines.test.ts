@@ -158,6 +158,25 @@ describe('tasks', () => {
     expect(told(await list('filter[]=message=x'))).toEqual([400, 'Filtering by message is not supported']);
   });
 
+  test('whoever may only look at the machine may not remove its tasks', async () => {
+    const { json } = await client.post(`/api/vms/${app.number}/snapshots`, { name: 'seen' });
+    const { task_id: id } = json.results[0];
+    await client.finished(id);
+    const guest = await client.rig.person('guest', 'guest');
+    await client.rig.grant(guest.name, { machineId: app.id }, 'ro');
+    const viewer = client.as(guest);
+    expect((await viewer.get(`/api/tasks/${id}`)).status).toBe(200);
+    expect(told(await viewer.send('DELETE', `/api/tasks/${id}`))).toEqual([
+      403,
+      'Use of the delete action is forbidden',
+    ]);
+    expect(told(await viewer.post(`/api/tasks/${id}`, { action: 'delete' }))).toEqual([
+      403,
+      'Use of Action delete is forbidden',
+    ]);
+    expect((await client.get(`/api/tasks/${id}`)).status).toBe(200);
+  });
+
   test('query and delete, one or several', async () => {
     const all = await client.get('/api/tasks?expand=resources&sort_by=id');
     const [a, b, c, d] = all.json.resources.map(({ id }: { id: string }) => id);

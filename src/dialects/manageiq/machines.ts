@@ -1,6 +1,6 @@
 /** Machines as `vms` (all of them) and `instances` (those of kind `instance`). */
 import type { Machine } from '../../core/model.ts';
-import { type Env, type SortField, unknown, type Virtual } from './attributes.ts';
+import { type Env, type SortField, said, unknown, type Virtual } from './attributes.ts';
 import { recordNotFound } from './errors.ts';
 import { instanceClass, isInstance, isVm, machineColumns, vmClass } from './machine-columns.ts';
 import { relatedOfMachine, valuesOfMachine } from './machine-names.ts';
@@ -115,6 +115,12 @@ function machinesAs(name: MachinesName): Resource<'machine', Machine> {
     actions: [...post('query'), ...forWriters],
     tagged: (values) => ({ field: 'tag', op: 'in', values }),
     subclasses: isPart ? {} : { [vmClass]: isVm, [instanceClass]: isInstance },
+    searchOf(attribute) {
+      // There is nothing at the other end, whatever is asked of it.
+      const [association, column] = attribute.split('.');
+      const isKnown = relatedOfMachine.some(({ name: known, isList }) => known === association && !isList);
+      return isKnown && column !== undefined ? { search: said(null) } : undefined;
+    },
     numberOf: ({ number }) => number,
     view: async (machines) => machines,
     async actionsOf(machines, env) {

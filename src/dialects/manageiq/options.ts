@@ -14,6 +14,15 @@ export function optionsOf<K extends QueryKind, T>(resource: Resource<K, T>, data
   };
 }
 
+/** Of what is no collection. */
+export const noOptions = {
+  attributes: [],
+  virtual_attributes: [],
+  relationships: [],
+  subcollections: [],
+  data: {},
+};
+
 /** The form that the web interface builds; it posts its values as they are. */
 export const snapshotForm = {
   snapshot_form_schema: {

@@ -15,7 +15,7 @@ import { isKept, list } from './lists.ts';
 import { postMachine, postMachines } from './machine-actions.ts';
 import { machineOf, machineResources } from './machines.ts';
 import { accessOf } from './objects.ts';
-import { optionsOf, snapshotForm } from './options.ts';
+import { noOptions, optionsOf, snapshotForm } from './options.ts';
 import { addressOf, apiVersion, type Params, readBody, readId, readParams, rewriteUrl, versionOf } from './parse.ts';
 import { type Resource, select, show } from './resources.ts';
 import { deleteSnapshot, postSnapshot, postSnapshots } from './snapshot-actions.ts';
@@ -56,12 +56,23 @@ function addRoutes(app: FastifyInstance, context: DialectContext): void {
     });
   };
   const options = (path: string, handler: (request: FastifyRequest) => unknown): void => {
-    app.options(`/api${path}`, async (request, reply) => send(reply, ok(await handler(request))));
+    app.options(`/api${path}`, async (request, reply) => {
+      assertKnownVersion(request);
+      assertAcceptable(request);
+      return send(reply, ok(await handler(request)));
+    });
   };
 
   app.get('/api/ping', (_request, reply) => reply.type('text/plain; charset=utf-8').send('pong'));
-  app.get('/api/product_info', (_request, reply) => send(reply, ok(productInfo())));
-  app.options('/api', (_request, reply) => reply.send(''));
+  app.get('/api/product_info', (request, reply) => {
+    assertAcceptable(request);
+    send(reply, ok(productInfo()));
+  });
+  app.options('/api', (request, reply) => {
+    assertKnownVersion(request);
+    assertAcceptable(request);
+    reply.type(jsonType).send('');
+  });
 
   route('GET', '', async ({ env, known, request, params }) =>
     ok(await entryPoint(env, known.identity, request.base, params)),
@@ -72,6 +83,7 @@ function addRoutes(app: FastifyInstance, context: DialectContext): void {
     if (token !== undefined) context.sessions.close(token);
     return noContent;
   });
+  options('/auth', () => noOptions);
 
   for (const name of ['vms', 'instances'] as const) addMachines(context, name, route, options);
 
@@ -213,10 +225,16 @@ function numberIn(request: FastifyRequest, name: string, klass: string): number 
   return readId(typeof text === 'string' ? text : undefined, klass);
 }
 
-/** @throws invalid_request for another version than the one that there is */
-function envOf(context: DialectContext, request: FastifyRequest, { caller }: Known): Env {
+/** The version that the address names. @throws invalid_request for another than the one that there is */
+function assertKnownVersion(request: FastifyRequest): string | null {
   const version = versionOf(request);
   if (version !== null && version !== apiVersion) throw refuse(`Unsupported API Version ${version} specified`);
+  return version;
+}
+
+/** @throws invalid_request */
+function envOf(context: DialectContext, request: FastifyRequest, { caller }: Known): Env {
+  const version = assertKnownVersion(request);
   return { context, caller, api: `${request.base}/api${version === null ? '' : `/v${version}`}` };
 }
 

@@ -7,6 +7,7 @@ import {
   answerOne,
   assertSome,
   attempt,
+  byMethod,
   flagOf,
   forbiddenAction,
   inOrder,
@@ -131,9 +132,9 @@ export async function deleteSnapshot(
 ): Promise<Answer> {
   const machine = await machineOf(env, name, numbers.machine);
   const snapshot = await snapshotOf(env, machine, numbers.snapshot);
-  if ((await accessOf(env, 'machine', [machine.id]))(machine.id) !== 'rw') {
-    throw new CalotypeError('forbidden', 'Use of the delete action is forbidden');
-  }
-  await remove(env, name, machine, snapshot);
+  await byMethod(async () => {
+    await assertWritable(env, machine, 'delete');
+    return remove(env, name, machine, snapshot);
+  });
   return noContent;
 }

@@ -7,6 +7,7 @@ import {
   answerOne,
   assertSome,
   attemptInBulk,
+  byMethod,
   inOrder,
   lookUp,
   noContent,
@@ -58,6 +59,6 @@ async function taskNamed(env: Env, item: unknown): Promise<Task> {
 export async function deleteTask(env: Env, number: number): Promise<Answer> {
   const task = await taskOf(env, number);
   if (isActiveTask(task.state)) throw refuse(active);
-  await env.context.service.tasks.remove(env.caller, task.id);
+  await byMethod(() => env.context.service.tasks.remove(env.caller, task.id));
   return noContent;
 }

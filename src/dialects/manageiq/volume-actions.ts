@@ -11,6 +11,7 @@ import {
   answerAll,
   answerOne,
   assertSome,
+  byMethod,
   forbiddenAction,
   inOrder,
   lookUp,
@@ -113,7 +114,7 @@ export async function postVolumeSnapshot(env: Env, numbers: Numbers, body: Body)
 
 export async function deleteVolumeSnapshot(env: Env, numbers: Numbers): Promise<Answer> {
   const part = await found(env, numbers);
-  await attempt('delete', false, () => remove(env, part));
+  await byMethod(() => attempt('delete', false, () => remove(env, part)));
   return noContent;
 }
 

@@ -159,6 +159,24 @@ describe('cloud_volume_snapshots', () => {
     }
   });
 
+  test('whoever may only look may not delete, and is told so by the method and by the action', async () => {
+    const id = await snapshot('seen');
+    const guest = await client.rig.person('guest', 'guest');
+    await client.rig.grant(guest.name, { driveId: volume.id }, 'ro');
+    const viewer = client.as(guest);
+    for (const address of [`${path}/${id}`, `/api/cloud_volume_snapshots/${id}`]) {
+      expect((await viewer.get(address)).json.actions).toBeUndefined();
+      const deleted = await viewer.send('DELETE', address);
+      expect(told(deleted)).toEqual([403, 'Use of the delete action is forbidden']);
+      expect(deleted.json.error).toMatchObject({ kind: 'forbidden', klass: 'Api::ForbiddenError' });
+      expect(told(await viewer.post(address, { action: 'delete' }))).toEqual([
+        403,
+        'Use of Action delete is forbidden',
+      ]);
+    }
+    expect((await client.get(`${path}/${id}`)).status).toBe(200);
+  });
+
   test('one that is in use is not deleted, and says so', async () => {
     const id = await snapshot('held');
     const { items } = await client.rig.native('GET', '/snapshots?name=held');
