@@ -127,7 +127,16 @@ describe('headers', () => {
   });
 
   it('ETag is the bare MD5 of the body of 200 and 201, with Cache-Control; If-None-Match is not honoured', async () => {
-    const paths = ['/api', '/api/realms', '/api/images', '/api/instances', '/api/drivers', '/api/instance_states'];
+    const paths = [
+      '/',
+      '/api',
+      '/api/docs',
+      '/api/realms',
+      '/api/images',
+      '/api/instances',
+      '/api/drivers',
+      '/api/instance_states',
+    ];
     paths.push(
       '/api/hardware_profiles',
       '/api/storage_volumes',
@@ -174,6 +183,21 @@ describe('headers', () => {
     const missing = await rig.send('native', { path: '/deltacloud/api/images/nope', headers: basic(rig.admin) });
     assertShape(missing);
     expect(parseXml(missing.text).value['@url']).toBe('/deltacloud/api/images/nope');
+  });
+
+  it('references leave out the port that goes without saying, and no other', async () => {
+    for (const [host, shown] of [
+      ['dc.example:80', 'dc.example'],
+      ['[::1]:80', '[::1]'],
+      ['dc.example:8080', 'dc.example:8080'],
+      ['dc.example:443', 'dc.example:443'],
+    ] as const) {
+      const path = `/api/storage_snapshots/${snapshot}`;
+      const { text } = await client.get(path, { host });
+      expect(parseXml(text).value['@href']).toBe(`http://${shown}${path}`);
+      const mounted = await rig.send('native', { path: `/deltacloud${path}`, headers: { ...basic(rig.admin), host } });
+      expect(parseXml(mounted.text).value['@href']).toBe(`http://${shown}/deltacloud${path}`);
+    }
   });
 
   it('without Host it is 400 and plain text', async () => {

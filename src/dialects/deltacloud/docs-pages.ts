@@ -1,5 +1,5 @@
 /** The pages below /api/docs: every collection, operation and parameter, made from the reference. */
-import { facts, html, link, type Page, table } from './html.ts';
+import { address, facts, html, link, type Page, table } from './html.ts';
 import type { Links } from './present.ts';
 import { type Collection, collections, type Operation } from './reference.ts';
 
@@ -8,7 +8,7 @@ type Body = Pick<Page, 'heading' | 'content'>;
 export function docsPage(links: Links): Body {
   const rows = collections.map(({ name, title, description }) => [
     link(links.member('docs', name), title),
-    html`<code>/api/${name}</code>`,
+    address(`/api/${name}`),
     html`${description}`,
   ]);
   return { heading: 'Documentation', content: table('Collections', ['Collection', 'Address', 'Description'], rows) };
@@ -23,7 +23,7 @@ export function collectionDocs(collection: Collection, links: Links): Body {
   const rows = operations.map((operation) => [
     link(`${links.member('docs', name)}/${operation.name}`, operation.name),
     html`${operation.method}`,
-    html`<code>${pathOf(collection, operation)}</code>`,
+    address(pathOf(collection, operation)),
     html`${operation.description}`,
   ]);
   const featureRows = features.map((feature) => [
@@ -33,7 +33,7 @@ export function collectionDocs(collection: Collection, links: Links): Body {
   ]);
   const content = html`<p>${description}</p>
 ${table('Operations', ['Name', 'Method', 'Path', 'Description'], rows)}
-${features.length === 0 ? null : html`<h2>Features</h2>${table('Features', ['Name', 'Operation', 'Description'], featureRows)}`}`;
+${features.length === 0 ? null : html`<h2>Features</h2>${table('What not every driver can', ['Name', 'Operation', 'Description'], featureRows)}`}`;
   return { heading: title, content };
 }
 
@@ -47,7 +47,7 @@ export function operationDocs(collection: Collection, operation: Operation): Bod
   const content = html`<p>${operation.description}</p>
 ${facts([
   ['Method', operation.method],
-  ['Path', html`<code>${pathOf(collection, operation)}</code>`],
+  ['Path', address(pathOf(collection, operation))],
 ])}
 <h2>Parameters</h2>
 ${table('An asterisk marks those that are required', ['Name', 'Type', 'Valid values', 'Description'], rows)}`;

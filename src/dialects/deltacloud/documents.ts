@@ -124,6 +124,11 @@ function sendTagged(reply: FastifyReply, status: 200 | 201, contentType: string,
   return sendText(reply, status, contentType, made.body);
 }
 
+/** HTML whatever was asked for. */
+export function sendPage(reply: FastifyReply, page: Page, links: Links): FastifyReply {
+  return sendTagged(reply, 200, contentTypes.html, rendered(wholePage(page, links)));
+}
+
 function noteRuntime(reply: FastifyReply): void {
   reply.header('x-backend-runtime', (reply.elapsedTime / 1000).toFixed(5));
 }
@@ -146,7 +151,7 @@ export function sendAnswer(call: Call, reply: FastifyReply, answer: Answer): Fas
       noteRuntime(reply);
       return sendTagged(reply, 200, contentTypes[format], answer.rendering);
     case 'page':
-      return sendTagged(reply, 200, contentTypes.html, rendered(wholePage(answer.page, links)));
+      return sendPage(reply, answer.page, links);
     case 'gone':
       return format === 'html' ? redirect(reply, 303, answer.seeOther) : reply.code(204).send();
     case 'moved':

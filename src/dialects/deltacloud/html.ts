@@ -48,8 +48,8 @@ export function html(strings: TemplateStringsArray, ...parts: readonly Part[]): 
 }
 
 const style = `
-:root { color-scheme: light dark; --line: #8886; --accent: #0a5a8a; --danger: #a01818; }
-@media (prefers-color-scheme: dark) { :root { --accent: #7cc4f0; --danger: #ff9a9a; } }
+:root { color-scheme: light dark; --line: #8886; --muted: #444; --accent: #0a5a8a; --danger: #a01818; }
+@media (prefers-color-scheme: dark) { :root { --muted: #bbb; --accent: #7cc4f0; --danger: #ff9a9a; } }
 * { box-sizing: border-box; }
 body { margin: 0; font: 1rem/1.5 system-ui, sans-serif; background: Canvas; color: CanvasText; }
 header, main, footer { max-width: 64rem; margin: 0 auto; padding: 0.75rem 1rem; }
@@ -65,15 +65,17 @@ h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin-top: 2rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
-caption { text-align: left; padding-bottom: 0.5rem; opacity: 0.8; }
-th, td { text-align: left; vertical-align: top; padding: 0.4rem 1rem 0.4rem 0; border-bottom: 1px solid var(--line); }
-td, dd { overflow-wrap: anywhere; }
+caption { text-align: left; padding-bottom: 0.5rem; color: var(--muted); }
+th, td { text-align: left; vertical-align: top; padding: 0.4rem clamp(0.6rem, 2vw, 1rem) 0.4rem 0; border-bottom: 1px solid var(--line); }
+dd { overflow-wrap: anywhere; }
+.free { display: inline-block; min-width: 4.5rem; overflow-wrap: anywhere; }
+time span { white-space: nowrap; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 0.35rem 1.5rem; }
-dt { opacity: 0.8; }
+dt { color: var(--muted); }
 dd { margin: 0; }
 form.fields { display: grid; gap: 1rem; max-width: 32rem; }
 label { display: grid; gap: 0.25rem; }
-.hint { font-size: 0.9rem; opacity: 0.8; }
+.hint { font-size: 0.9rem; color: var(--muted); }
 .actions { display: flex; flex-wrap: wrap; gap: 0.75rem; margin-top: 1.5rem; align-items: center; }
 .actions form { margin: 0; }
 button, .button { font: inherit; padding: 0.4rem 1rem; border: 1px solid var(--accent); border-radius: 0.3rem;
@@ -81,7 +83,7 @@ button, .button { font: inherit; padding: 0.4rem 1rem; border: 1px solid var(--a
 button.danger { background: transparent; color: var(--danger); border-color: currentColor; }
 input, select { font: inherit; padding: 0.4rem 0.5rem; border: 1px solid #888; border-radius: 0.3rem; width: 100%; }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-code { font-family: ui-monospace, monospace; overflow-wrap: anywhere; }
+code { font-family: ui-monospace, monospace; }
 `;
 
 const styleHash = createHash('sha256').update(style).digest('base64');
@@ -159,12 +161,22 @@ export function table(caption: string, heads: readonly string[], rows: readonly 
     const cells = rest.map((cell) => html`<td>${cell}</td>`);
     return html`<tr><th scope="row">${first}</th>${cells}</tr>\n`;
   });
-  return html`<div class="scroll"><table>
+  return html`<div class="scroll" role="region" aria-label="${caption}" tabindex="0"><table>
 <caption>${caption}</caption>
 <thead><tr>${heads.map((head) => html`<th scope="col">${head}</th>`)}</tr></thead>
 <tbody>
 ${body}</tbody>
 </table></div>`;
+}
+
+/** Words of people in a table: they may be of any length, and break anywhere; words of ours do not. */
+export function freeText(text: string): Html {
+  return html`<span class="free">${text}</span>`;
+}
+
+/** An address in a text: on a narrow window it breaks behind a slash or an underscore. */
+export function address(path: string): Html {
+  return html`<code>${path.split(/(?<=[/_])(?=.)/).map((part, i) => (i === 0 ? html`${part}` : html`<wbr>${part}`))}</code>`;
 }
 
 export function facts(pairs: readonly (readonly [term: string, value: Html | string])[]): Html {
@@ -193,7 +205,7 @@ export interface Field {
 }
 
 export function fieldForm(action: string, fields: readonly Field[], button: string): Html {
-  return html`<form class="fields" method="post" action="${action}">
+  return html`<form class="fields" method="post" action="${action}" autocomplete="off">
 ${fields.map(fieldOf)}<div><button type="submit">${button}</button></div>
 </form>`;
 }

@@ -18,7 +18,7 @@ const browser = {
   accept: 'text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8',
   'sec-fetch-site': 'same-origin',
 };
-const unpaired = ['meta', 'input'];
+const unpaired = ['meta', 'input', 'wbr'];
 
 beforeAll(async () => {
   rig = await DialectRig.start();
@@ -109,6 +109,11 @@ function assertAccessible(text: string): void {
   }
   const ids = [...text.matchAll(/ id="([^"]*)"/g)].map(([, id]) => id);
   expect(new Set(ids).size).toBe(ids.length);
+  for (const [, before = '', caption = ''] of text.matchAll(/([^\n]*)<table>\n<caption>([^<]*)/g)) {
+    // One that is wider than the window is scrolled by keyboard, too, and says what it is.
+    expect(before).toMatch(/<div class="scroll" role="region" aria-label="[^"]+" tabindex="0">$/);
+    expect(before).toContain(`aria-label="${caption}"`);
+  }
   for (const [table] of text.matchAll(/<table>.*?<\/table>/gs)) {
     expect(table).toContain('<caption>');
     expect(table).toContain('<th scope="col">');
@@ -174,6 +179,10 @@ describe('every page', () => {
     ]) {
       expect(await page(path)).toContain(escaped);
     }
+    // Of any length: it breaks where it must, other words do not.
+    for (const collection of ['storage_snapshots', 'storage_volumes', 'instances', 'images']) {
+      expect(await page(`/api/${collection}`)).toContain(`<td><span class="free">${escaped}</span></td>`);
+    }
     const answer = await client.get(`/api/storage_snapshots/${encodeURIComponent('<script>')}`, browser);
     expect([answer.status, answer.text.includes('<script>')]).toEqual([404, false]);
   });
@@ -238,7 +247,7 @@ describe('buttons and forms', () => {
     expect(await press(path, 'Reboot')).toContain('<dt>State</dt><dd>RUNNING</dd>');
     const { items } = await rig.native('GET', '/machines?name=from%20the%20page');
     await rig.native('POST', `/machines/${items[0].id}/stop`, { mode: 'power' });
-    expect(await buttons()).toEqual(['Delete', 'Start']);
+    expect(await buttons()).toEqual(['Start', 'Delete']);
     expect(await press(path, 'Delete')).toContain('<h1>Instances</h1>');
   });
 
@@ -256,7 +265,7 @@ describe('the reference', () => {
     const collection = await page('/api/docs/storage_snapshots');
     for (const head of ['Name', 'Method', 'Path', 'Description'])
       expect(collection).toContain(`<th scope="col">${head}</th>`);
-    expect(collection).toContain('<code>/api/storage_snapshots/:id</code>');
+    expect(collection).toContain('<code>/<wbr>api/<wbr>storage_<wbr>snapshots/<wbr>:id</code>');
     const operation = await page('/api/docs/storage_snapshots/create');
     for (const head of ['Name', 'Type', 'Valid values', 'Description'])
       expect(operation).toContain(`<th scope="col">${head}</th>`);

@@ -1,6 +1,6 @@
 /** The pages of lists and objects for people with a browser, and the forms on them. Everything works without scripts. */
 import { type ErrorAnswer, standardTexts } from './errors.ts';
-import { buttonForm, facts, fieldForm, type Html, html, link, type Page, table } from './html.ts';
+import { buttonForm, facts, fieldForm, freeText, type Html, html, link, type Page, table } from './html.ts';
 import { customProfile, hardwareLimits, listedProfiles, type Profile } from './parse.ts';
 import {
   architecture,
@@ -29,7 +29,8 @@ function reference(links: Links, collection: string, id: string): Html {
 }
 
 function time(date: string): Html {
-  return html`<time datetime="${date}">${date.replace('T', ' ').replace('Z', ' UTC')}</time>`;
+  const [day = '', hour = ''] = date.split('T');
+  return html`<time datetime="${date}"><span>${day}</span> <span>${hour.replace('Z', ' UTC')}</span></time>`;
 }
 
 export function entryPage(driver: string, links: Links): Body {
@@ -52,7 +53,7 @@ export function indexPage(links: Links): Body {
 export function snapshotList(views: readonly SnapshotView[], links: Links): Body {
   const rows = views.map(({ id, name, volumeId, created, state }) => [
     reference(links, 'storage_snapshots', id),
-    html`${name}`,
+    freeText(name),
     html`${reference(links, 'storage_volumes', volumeId)}, ${time(created)}`,
     html`${state}`,
   ]);
@@ -95,7 +96,7 @@ export function newSnapshotPage(volumeId: string, links: Links): Body {
 export function volumeList(views: readonly VolumeView[], links: Links): Body {
   const rows = views.map(({ id, name, capacity, created, state, mount }) => [
     reference(links, 'storage_volumes', id),
-    html`${name}`,
+    freeText(name),
     html`${capacity} GB`,
     time(created),
     html`${state}${mount === null ? null : html`, ${reference(links, 'instances', mount.instanceId)}`}`,
@@ -169,7 +170,7 @@ export function attachPage(volume: VolumeView, instances: readonly InstanceView[
 export function instanceList(views: readonly InstanceView[], links: Links): Body {
   const rows = views.map(({ id, name, state, profile, imageId }) => [
     reference(links, 'instances', id),
-    html`${name}`,
+    freeText(name),
     imageId === null ? html`–` : reference(links, 'images', imageId),
     reference(links, 'hardware_profiles', profile.id),
     html`${state}`,
@@ -190,9 +191,11 @@ export function instancePage(view: InstanceView, links: Links): Body {
   const { id, imageId, profile, volumes } = view;
   const rows = volumes.map((volume) => [
     reference(links, 'storage_volumes', volume.id),
-    html`${volume.name}`,
+    freeText(volume.name),
     html`<code>${volume.device}</code>`,
   ]);
+  // What cannot be undone comes last, as everywhere.
+  const ordered = [...view.actions].sort((a, b) => Number(a === 'destroy') - Number(b === 'destroy'));
   const content = html`${facts([
     ['Name', view.name],
     ['Owner', view.owner],
@@ -203,7 +206,7 @@ export function instancePage(view: InstanceView, links: Links): Body {
     ['Network address', html`<code>${view.macAddress}</code>`],
   ])}
 ${actions(
-  ...view.actions.map((action) => buttonForm(actionHref(action, id, links), actionLabels[action], methodOf(action))),
+  ...ordered.map((action) => buttonForm(actionHref(action, id, links), actionLabels[action], methodOf(action))),
 )}
 <h2>Storage volumes</h2>
 ${table('Attached to this instance', ['Identifier', 'Name', 'Device'], rows)}`;
@@ -213,8 +216,8 @@ ${table('Attached to this instance', ['Identifier', 'Name', 'Device'], rows)}`;
 export function imageList(views: readonly ImageView[], links: Links): Body {
   const rows = views.map(({ id, name, description, architecture: arch, state }) => [
     reference(links, 'images', id),
-    html`${name}`,
-    html`${description}`,
+    freeText(name),
+    freeText(description),
     html`${arch}`,
     html`${state}`,
   ]);

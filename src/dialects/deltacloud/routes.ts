@@ -6,7 +6,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify';
 import type { CalotypeError } from '../../core/errors.ts';
 import type { Dialect, DialectContext, RawAnswer } from '../dialect.ts';
 import { inAddress, type Reading, readHead, unread } from './calls.ts';
-import { sendText } from './documents.ts';
+import { sendPage, sendText } from './documents.ts';
 import { answerOf, type ErrorAnswer, Refusal } from './errors.ts';
 import { allowedAt, fixedResourceRoutes } from './fixed.ts';
 import { escapeMarkup, wholePage } from './html.ts';
@@ -72,7 +72,7 @@ function allRoutes(context: DialectContext) {
 function addIndexPage(app: FastifyInstance): void {
   app.get('/', (request, reply) => {
     const links = new Links(request.base);
-    return sendText(reply, 200, contentTypes.html, wholePage({ ...indexPage(links), self: links.base }, links));
+    return sendPage(reply, { ...indexPage(links), self: links.base }, links);
   });
 }
 
@@ -83,6 +83,7 @@ function begin(request: FastifyRequest, reply: FastifyReply): boolean {
     sendText(reply, 400, plainText, 'Bad Request');
     return false;
   }
+  request.base = withoutUsualPort(request.base);
   const reading = readHead(request);
   request.deltacloud = reading;
   if (reading.format === null && request.url !== '/') {
@@ -94,6 +95,11 @@ function begin(request: FastifyRequest, reply: FastifyReply): boolean {
     throw new Refusal('invalid_request', { status: 500, message: `There is no driver ${reading.driver}.` });
   }
   return true;
+}
+
+/** Some clients name in `Host` also the port that goes without saying; the original left it out of what it linked to. */
+function withoutUsualPort(base: string): string {
+  return base.replace(/^(http:\/\/[^/]+):80(?=\/|$)|^(https:\/\/[^/]+):443(?=\/|$)/, '$1$2');
 }
 
 function addHeaders(reply: FastifyReply, { driver, provider }: Reading): void {
