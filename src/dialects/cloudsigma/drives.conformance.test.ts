@@ -146,6 +146,14 @@ describe('changing', () => {
     },
   );
 
+  test('a look right after a deletion finds nothing', async () => {
+    for (let times = 0; times < 5; times++) {
+      const { uuid } = await admin.drive('looked for');
+      expect((await admin.delete(`/drives/${uuid}/`)).status).toBe(204);
+      expect((await admin.get(`/drives/${uuid}/`)).status).toBe(404);
+    }
+  });
+
   test('a drive that is attached to a machine is not deleted', async () => {
     const drive = await rig.drive('attached');
     const machine = await rig.machine('holder', [drive.id]);

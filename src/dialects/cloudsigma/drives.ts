@@ -25,7 +25,7 @@ import {
   requireFields,
 } from './parse.ts';
 import { type DriveFacts, type PresentedDrive, presentDrive, shortDrive, storageType } from './present.ts';
-import { lookAround, readLabels, tagFilter } from './surroundings.ts';
+import { lookAround, readLabels, tagFilter, untilGone } from './surroundings.ts';
 
 /** Smallest size of a new drive, and what odd sizes are rounded up to. [cloudsigma-docs dumps/response_capabilities, request_drive_clone] */
 export const minSizeBytes = 536_870_912;
@@ -86,6 +86,9 @@ export async function listDrives(call: Call, form: 'short' | 'full'): Promise<An
 }
 
 export async function getDrive(call: Call): Promise<Answer> {
+  const drive = await findDrive(call);
+  if (drive.state !== 'deleting') return ok(await presentOne(call, drive));
+  await untilGone(call, drive.id, 'drive.delete');
   return ok(await presentOne(call, await findDrive(call)));
 }
 

@@ -210,6 +210,18 @@ describe('deleting', () => {
     for (const { uuid } of [a, c]) expect((await admin.get(`/snapshots/${uuid}/`)).json.status).toBe('available');
   });
 
+  test('a look right after it finds nothing', async () => {
+    const drive = await admin.drive('looked for');
+    for (let times = 0; times < 5; times++) {
+      const { uuid } = await admin.snapshot(drive.uuid);
+      expect((await admin.delete(`/snapshots/${uuid}/`)).status).toBe(204);
+      expect((await admin.get(`/snapshots/${uuid}/`)).status).toBe(404);
+    }
+    const { uuid } = await admin.snapshot(drive.uuid);
+    expect((await admin.delete(`/drives/${drive.uuid}/`)).status).toBe(204);
+    expect((await admin.get(`/snapshots/${uuid}/`)).status).toBe(404);
+  });
+
   test('bulk is all or nothing, and needs a usable list', async () => {
     const drive = await admin.drive('deleted in bulk');
     const uuids = [(await admin.snapshot(drive.uuid)).uuid, (await admin.snapshot(drive.uuid)).uuid];

@@ -25,7 +25,7 @@ import {
   requireFields,
 } from './parse.ts';
 import { defaultSnapshotName, presentSnapshot, snapshotStatus, withNestedUri } from './present.ts';
-import { lookAround, readLabels, sharedBy, tagFilter } from './surroundings.ts';
+import { lookAround, readLabels, sharedBy, tagFilter, untilGone } from './surroundings.ts';
 
 type Field = QueryFields['part'];
 
@@ -69,8 +69,13 @@ export async function listSnapshots(call: Call): Promise<Answer> {
 }
 
 export async function getSnapshot(call: Call): Promise<Answer> {
-  const found = await findPart(call);
-  return kept(call, found.snapshot, () => presentOne(call, found));
+  let found = await findPart(call);
+  if (found.snapshot.state === 'deleting') {
+    await untilGone(call, found.part.driveId, 'snapshot.delete', 'drive.delete');
+    found = await findPart(call);
+  }
+  const { snapshot } = found;
+  return kept(call, snapshot, () => presentOne(call, found));
 }
 
 const texts = new Kept<string>();
