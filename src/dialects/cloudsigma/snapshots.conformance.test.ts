@@ -174,6 +174,11 @@ describe('editing', () => {
     expect([moved.status, moved.json[0].error_point]).toEqual([400, 'drive']);
     expect((await admin.get(`/snapshots/${uuid}/?drive=${nobody}`)).json.name).toBe('new');
     expect((await admin.put(`/snapshots/${uuid}/`, [])).status).toBe(400);
+    // As the Go client sends a drive that it was not given.
+    for (const none of [{}, { owner: {}, runtime: {} }, null]) {
+      const answer = await admin.put(`/snapshots/${uuid}/`, { drive: none, name: 'unmoved' });
+      expect([answer.status, answer.json.name, answer.json.drive.uuid]).toEqual([200, 'unmoved', drive.uuid]);
+    }
   });
 
   test('tags: uuids or links set them, an empty list clears them, an unknown one is refused', async () => {

@@ -14,6 +14,7 @@ import { envelope, readFilters, readOrder, readSelection, readWindow, select, te
 import {
   type Fields,
   given,
+  isFields,
   type Parameters,
   readAction,
   readFields,
@@ -111,7 +112,7 @@ export async function updateSnapshot(call: Call): Promise<Answer> {
   const { service, caller, request } = call;
   const fields = readFields(bodyOf(request));
   const { part, snapshot } = await findPart(call);
-  if (given(fields, 'drive') !== undefined && driveOf(fields) !== part.driveId) {
+  if (namesDrive(fields) && driveOf(fields) !== part.driveId) {
     throw invalidField('drive', 'A snapshot cannot move to another drive.');
   }
   const name = readName(fields);
@@ -183,6 +184,13 @@ function subjectOf(part: DriveSnapshot, snapshot: Snapshot) {
     tags: snapshot.tags,
     madeBy: snapshot.createdBy,
   };
+}
+
+/** A change need not name it: the Go client then sends an object that names none. [cloudsigma-sdk-go snapshots.go] */
+function namesDrive(fields: Fields): boolean {
+  const drive = given(fields, 'drive');
+  if (!isFields(drive)) return drive !== undefined;
+  return given(drive, 'uuid') !== undefined || given(drive, 'resource_uri') !== undefined;
 }
 
 /** @throws invalid_request for what is no reference, not_found for what cannot be a drive */
