@@ -146,6 +146,17 @@ describe('changing', () => {
     },
   );
 
+  test('the size that a drive’s was rounded up from is no other size', async () => {
+    const [{ uuid }] = (await admin.post('/drives/', { name: 'odd', size: 1e9, media: 'disk' })).json.objects;
+    await rig.settled();
+    const definition = { name: 'even', size: 1e9, media: 'disk' };
+    const put = await admin.put(`/drives/${uuid}/`, definition);
+    expect([put.status, put.json.name, put.json.status, put.json.size]).toEqual([200, 'even', 'unmounted', 1000013824]);
+    const acted = await admin.post(`/drives/${uuid}/action/?do=resize`, definition);
+    expect([acted.status, acted.json.objects[0].status]).toEqual([202, 'unmounted']);
+    expect((await admin.put(`/drives/${uuid}/`, { ...definition, size: 1e9 - 16384 })).status).toBe(400);
+  });
+
   test('a look right after a deletion finds nothing', async () => {
     for (let times = 0; times < 5; times++) {
       const { uuid } = await admin.drive('looked for');
