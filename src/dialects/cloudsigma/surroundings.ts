@@ -106,7 +106,7 @@ export function tagFilter(call: Call) {
 }
 
 /** How long a look at what is being deleted waits for its end. */
-const goneWithinMs = 1000;
+const goneWithinMs = 3000;
 
 /**
  * A deletion is answered when it begins, and some clients look right after it, once: what is deleted in a moment is gone for
