@@ -146,6 +146,25 @@ describe('changing', () => {
     },
   );
 
+  test('the size that a drive’s was rounded up from is no other size', async () => {
+    const [{ uuid }] = (await admin.post('/drives/', { name: 'odd', size: 1e9, media: 'disk' })).json.objects;
+    await rig.settled();
+    const definition = { name: 'even', size: 1e9, media: 'disk' };
+    const put = await admin.put(`/drives/${uuid}/`, definition);
+    expect([put.status, put.json.name, put.json.status, put.json.size]).toEqual([200, 'even', 'unmounted', 1000013824]);
+    const acted = await admin.post(`/drives/${uuid}/action/?do=resize`, definition);
+    expect([acted.status, acted.json.objects[0].status]).toEqual([202, 'unmounted']);
+    expect((await admin.put(`/drives/${uuid}/`, { ...definition, size: 1e9 - 16384 })).status).toBe(400);
+  });
+
+  test('a look right after a deletion finds nothing', async () => {
+    for (let times = 0; times < 5; times++) {
+      const { uuid } = await admin.drive('looked for');
+      expect((await admin.delete(`/drives/${uuid}/`)).status).toBe(204);
+      expect((await admin.get(`/drives/${uuid}/`)).status).toBe(404);
+    }
+  });
+
   test('a drive that is attached to a machine is not deleted', async () => {
     const drive = await rig.drive('attached');
     const machine = await rig.machine('holder', [drive.id]);

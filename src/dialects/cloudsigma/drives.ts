@@ -25,7 +25,7 @@ import {
   requireFields,
 } from './parse.ts';
 import { type DriveFacts, type PresentedDrive, presentDrive, shortDrive, storageType } from './present.ts';
-import { lookAround, readLabels, tagFilter } from './surroundings.ts';
+import { lookAround, readLabels, tagFilter, untilGone } from './surroundings.ts';
 
 /** Smallest size of a new drive, and what odd sizes are rounded up to. [cloudsigma-docs dumps/response_capabilities, request_drive_clone] */
 export const minSizeBytes = 536_870_912;
@@ -86,6 +86,9 @@ export async function listDrives(call: Call, form: 'short' | 'full'): Promise<An
 }
 
 export async function getDrive(call: Call): Promise<Answer> {
+  const drive = await findDrive(call);
+  if (drive.state !== 'deleting') return ok(await presentOne(call, drive));
+  await untilGone(call, drive.id, 'drive.delete');
   return ok(await presentOne(call, await findDrive(call)));
 }
 
@@ -160,10 +163,14 @@ async function change(call: Call, fields: Fields, { strict }: { strict: boolean 
   const [before] = await factsOf(call, [drive]);
   const isMounted = before?.isMounted ?? false;
   if (strict && asked === undefined) throw invalidField('size', 'This field is required');
-  const size = asked === undefined || asked === drive.sizeBytes ? undefined : grownSize(call, drive, asked);
-  if (isMounted && strict && size !== undefined) throw wrongState('resize', 'drive', 'mounted', 'unmounted');
+  const other = asked !== undefined && isOtherSize(drive, asked) ? asked : undefined;
+  const changesMedia = traits.media !== undefined && traits.media !== before?.media;
+  if (isMounted && strict && (other !== undefined || changesMedia)) {
+    throw wrongState('resize', 'drive', 'mounted', 'unmounted');
+  }
   if (isMounted) delete traits.media;
-  const resizes = size !== undefined && !isMounted;
+  const size = other === undefined || isMounted ? undefined : grownSize(call, drive, other);
+  const resizes = size !== undefined;
   if (resizes) await service.drives.resize(caller, drive.id, size);
   const update: Update = { ...(name === undefined ? {} : { name }), ...labels };
   const changed = Object.keys(update).length === 0 ? drive : await service.drives.update(caller, drive.id, update);
@@ -358,15 +365,23 @@ function newSize(call: Call, size: number): number {
   return roundUp(call, size);
 }
 
+/** Not for what the drive's size was rounded up from: clients send again what they once asked for. */
+function isOtherSize({ sizeBytes }: Drive, asked: number): boolean {
+  return asked > sizeBytes || roundedUp(asked) < sizeBytes;
+}
+
 /** @throws invalid_request */
 function grownSize(call: Call, drive: Drive, size: number): number {
   if (size < drive.sizeBytes) throw invalidField('size', `A drive cannot shrink; its size is ${drive.sizeBytes}`);
   return roundUp(call, size);
 }
 
+const roundedUp = (size: number): number => Math.ceil(size / grainBytes) * grainBytes;
+
+/** @throws invalid_request */
 function roundUp({ service }: Call, size: number): number {
   const { maxDriveBytes } = service.limits;
-  const rounded = Math.ceil(size / grainBytes) * grainBytes;
+  const rounded = roundedUp(size);
   if (rounded > maxDriveBytes) throw invalidField('size', `The size should be at most ${maxDriveBytes}`);
   return rounded;
 }

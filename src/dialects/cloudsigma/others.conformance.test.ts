@@ -198,8 +198,17 @@ describe('servers', () => {
       await admin.put(`/drives/${drive.uuid}/`, { ...drive, name: 'named', size: 2 * drive.size, media: 'cdrom' })
     ).json;
     expect([passed.name, passed.size, passed.media, passed.status]).toEqual(['named', drive.size, 'disk', 'mounted']);
-    const resized = await admin.post(`/drives/${drive.uuid}/action/?do=resize`, { size: 2 * drive.size });
-    expect([resized.status, resized.json[0].error_type]).toEqual([403, 'permission']);
+    // Smaller ones and those out of bounds are passed over as well.
+    for (const size of [1, drive.size / 2, Number.MAX_SAFE_INTEGER]) {
+      const answer = await admin.put(`/drives/${drive.uuid}/`, { size });
+      expect([answer.status, answer.json.size]).toEqual([200, drive.size]);
+    }
+    for (const change of [{ size: 2 * drive.size }, { size: drive.size, media: 'cdrom' }]) {
+      const resized = await admin.post(`/drives/${drive.uuid}/action/?do=resize`, change);
+      expect([resized.status, resized.json[0].error_type]).toEqual([403, 'permission']);
+    }
+    const same = await admin.post(`/drives/${drive.uuid}/action/?do=resize`, { ...drive, name: 'acted on' });
+    expect([same.status, same.json.objects[0].name]).toEqual([202, 'acted on']);
     expect((await admin.snapshot(drive.uuid)).status).toBe('available');
     expect((await admin.delete(`/servers/${uuid}/`)).status).toBe(403);
     expect((await act('stop')).status).toBe(202);

@@ -75,7 +75,8 @@ export function presentSnapshot(part: DriveSnapshot, snapshot: Snapshot, around:
   const { mount } = around;
   const { grantees, owner, permissions: granted, tags } = presentSharing(around);
   return {
-    allocated_size: part.sizeBytes,
+    // Null only while it is made: afterwards clients read a number, also of one that failed and was never measured.
+    allocated_size: snapshot.state === 'creating' ? null : (part.sizeBytes ?? 0),
     drive: link(mount, 'drives', part.driveId),
     grantees,
     meta: snapshot.meta,

@@ -174,6 +174,11 @@ describe('editing', () => {
     expect([moved.status, moved.json[0].error_point]).toEqual([400, 'drive']);
     expect((await admin.get(`/snapshots/${uuid}/?drive=${nobody}`)).json.name).toBe('new');
     expect((await admin.put(`/snapshots/${uuid}/`, [])).status).toBe(400);
+    // As the Go client sends a drive that it was not given.
+    for (const none of [{}, { owner: {}, runtime: {} }, null]) {
+      const answer = await admin.put(`/snapshots/${uuid}/`, { drive: none, name: 'unmoved' });
+      expect([answer.status, answer.json.name, answer.json.drive.uuid]).toEqual([200, 'unmoved', drive.uuid]);
+    }
   });
 
   test('tags: uuids or links set them, an empty list clears them, an unknown one is refused', async () => {
@@ -208,6 +213,18 @@ describe('deleting', () => {
     expect([204, 404]).toContain(both[1]?.status);
     await expect.poll(async () => (await admin.get(`/snapshots/${b.uuid}/`)).status).toBe(404);
     for (const { uuid } of [a, c]) expect((await admin.get(`/snapshots/${uuid}/`)).json.status).toBe('available');
+  });
+
+  test('a look right after it finds nothing', async () => {
+    const drive = await admin.drive('looked for');
+    for (let times = 0; times < 5; times++) {
+      const { uuid } = await admin.snapshot(drive.uuid);
+      expect((await admin.delete(`/snapshots/${uuid}/`)).status).toBe(204);
+      expect((await admin.get(`/snapshots/${uuid}/`)).status).toBe(404);
+    }
+    const { uuid } = await admin.snapshot(drive.uuid);
+    expect((await admin.delete(`/drives/${drive.uuid}/`)).status).toBe(204);
+    expect((await admin.get(`/snapshots/${uuid}/`)).status).toBe(404);
   });
 
   test('bulk is all or nothing, and needs a usable list', async () => {

@@ -14,6 +14,7 @@ import { envelope, readFilters, readOrder, readSelection, readWindow, select, te
 import {
   type Fields,
   given,
+  isFields,
   type Parameters,
   readAction,
   readFields,
@@ -25,7 +26,7 @@ import {
   requireFields,
 } from './parse.ts';
 import { defaultSnapshotName, presentSnapshot, snapshotStatus, withNestedUri } from './present.ts';
-import { lookAround, readLabels, sharedBy, tagFilter } from './surroundings.ts';
+import { lookAround, readLabels, sharedBy, tagFilter, untilGone } from './surroundings.ts';
 
 type Field = QueryFields['part'];
 
@@ -69,8 +70,13 @@ export async function listSnapshots(call: Call): Promise<Answer> {
 }
 
 export async function getSnapshot(call: Call): Promise<Answer> {
-  const found = await findPart(call);
-  return kept(call, found.snapshot, () => presentOne(call, found));
+  let found = await findPart(call);
+  if (found.snapshot.state === 'deleting') {
+    await untilGone(call, found.part.driveId, 'snapshot.delete', 'drive.delete');
+    found = await findPart(call);
+  }
+  const { snapshot } = found;
+  return kept(call, snapshot, () => presentOne(call, found));
 }
 
 const texts = new Kept<string>();
@@ -106,7 +112,7 @@ export async function updateSnapshot(call: Call): Promise<Answer> {
   const { service, caller, request } = call;
   const fields = readFields(bodyOf(request));
   const { part, snapshot } = await findPart(call);
-  if (given(fields, 'drive') !== undefined && driveOf(fields) !== part.driveId) {
+  if (namesDrive(fields) && driveOf(fields) !== part.driveId) {
     throw invalidField('drive', 'A snapshot cannot move to another drive.');
   }
   const name = readName(fields);
@@ -178,6 +184,13 @@ function subjectOf(part: DriveSnapshot, snapshot: Snapshot) {
     tags: snapshot.tags,
     madeBy: snapshot.createdBy,
   };
+}
+
+/** A change need not name it: the Go client then sends an object that names none. [cloudsigma-sdk-go snapshots.go] */
+function namesDrive(fields: Fields): boolean {
+  const drive = given(fields, 'drive');
+  if (!isFields(drive)) return drive !== undefined;
+  return given(drive, 'uuid') !== undefined || given(drive, 'resource_uri') !== undefined;
 }
 
 /** @throws invalid_request for what is no reference, not_found for what cannot be a drive */

@@ -1,6 +1,7 @@
 /** What answers say of objects beside the objects themselves: tags by id, whom they are shared with, the caller's own right. */
 import { notFound } from '../../core/errors.ts';
-import { isUuid, type TagId, type UserId } from '../../core/ids.ts';
+import { type DriveId, isUuid, type TagId, type UserId } from '../../core/ids.ts';
+import type { TaskKind } from '../../core/model.ts';
 import type { Condition } from '../../core/query.ts';
 import type { Access, Labels, SharedKind, SharedWith } from '../../service/interface.ts';
 import type { Call } from './call.ts';
@@ -102,6 +103,25 @@ export function tagFilter(call: Call) {
     const names = await tagNames(call, values);
     return { field: 'tag', op: 'in', values: [...values, ...names.values()] };
   };
+}
+
+/** How long a look at what is being deleted waits for its end. */
+const goneWithinMs = 3000;
+
+/**
+ * A deletion is answered when it begins, and some clients look right after it, once: what is deleted in a moment is gone for
+ * them, too. [fog snapshots_tests.rb, volumes_tests.rb; terraform-provider-cloudsigma CheckDestroy]
+ */
+export async function untilGone(
+  { service, caller }: Call,
+  driveId: DriveId,
+  ...kinds: readonly TaskKind[]
+): Promise<void> {
+  const tasks = (service.tasks.underWay(caller, [driveId]).get(driveId) ?? []).filter(({ kind }) =>
+    kinds.includes(kind),
+  );
+  // Who may see the object need not see the task; then the next look says what it says.
+  await Promise.allSettled(tasks.map((task) => service.tasks.waitFor(caller, task.id, goneWithinMs, 'foreground')));
 }
 
 /** Grants on a snapshot, its drive or its machine go for one drive's part of it. */
