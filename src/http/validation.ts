@@ -10,18 +10,18 @@ import { CalotypeError, type ErrorCode, notFound } from '../core/errors.ts';
 export type HttpPart = 'body' | 'querystring' | 'params' | 'headers';
 
 /** Fields that have a code of their own when they are wrong. */
-const codeOfField: Readonly<Record<string, ErrorCode>> = {
-  name: 'invalid_name',
-  nameContains: 'invalid_name',
-  nameLike: 'invalid_name',
-  sizeBytes: 'invalid_size',
-  meta: 'invalid_meta',
-  tags: 'invalid_tag',
-  tag: 'invalid_tag',
-  sort: 'invalid_sort',
-  cursor: 'invalid_cursor',
-  format: 'image_format_unknown',
-};
+const codeOfField: ReadonlyMap<string, ErrorCode> = new Map([
+  ['name', 'invalid_name'],
+  ['nameContains', 'invalid_name'],
+  ['nameLike', 'invalid_name'],
+  ['sizeBytes', 'invalid_size'],
+  ['meta', 'invalid_meta'],
+  ['tags', 'invalid_tag'],
+  ['tag', 'invalid_tag'],
+  ['sort', 'invalid_sort'],
+  ['cursor', 'invalid_cursor'],
+  ['format', 'image_format_unknown'],
+]);
 
 /** Fastify's validator compiler: gives back a value to use or a CalotypeError. */
 export function compileValidator({
@@ -101,7 +101,7 @@ function ofMeantBranch(errors: readonly TLocalizedValidationError[]): readonly T
 }
 
 function wrong(top: string, field: string, message: string, more: Record<string, unknown> = {}): CalotypeError {
-  return new CalotypeError(codeOfField[top] ?? 'invalid_request', message, { field, ...more });
+  return new CalotypeError(codeOfField.get(top) ?? 'invalid_request', message, { field, ...more });
 }
 
 const unescapePointer = (text: string): string => text.replaceAll('~1', '/').replaceAll('~0', '~');
@@ -110,10 +110,9 @@ const unescapePointer = (text: string): string => text.replaceAll('~1', '/').rep
 function readTexts(schema: TSchema, given: unknown): Record<string, unknown> {
   const properties: Readonly<Record<string, unknown>> =
     'properties' in schema && isRecord(schema.properties) ? schema.properties : {};
-  const out: Record<string, unknown> = {};
-  if (!isRecord(given)) return out;
-  for (const key of Object.keys(given)) out[key] = readText(properties[key], given[key]);
-  return out;
+  if (!isRecord(given)) return {};
+  // Own fields, whatever they are called.
+  return Object.fromEntries(Object.entries(given).map(([key, value]) => [key, readText(properties[key], value)]));
 }
 
 function readText(schema: unknown, value: unknown): unknown {

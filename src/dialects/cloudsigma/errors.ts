@@ -150,16 +150,16 @@ const stateKinds: Partial<
 };
 
 /** The names that the service has for fields, in CloudSigma's words. */
-const points: Readonly<Record<string, string>> = {
-  sizeBytes: 'size',
-  driveIds: 'drive',
-  memoryBytes: 'mem',
-  cpus: 'cpu',
-};
+const points: ReadonlyMap<string, string> = new Map([
+  ['sizeBytes', 'size'],
+  ['driveIds', 'drive'],
+  ['memoryBytes', 'mem'],
+  ['cpus', 'cpu'],
+]);
 
 function pointOf({ code, details }: CalotypeError): string | null {
   const { field } = details;
-  if (typeof field === 'string') return points[field] ?? field;
+  if (typeof field === 'string') return points.get(field) ?? field;
   return code === 'shrink_not_supported' ? 'size' : code === 'name_taken' ? 'name' : null;
 }
 
