@@ -38,7 +38,7 @@ export type Answer =
       readonly location?: string;
       /** Where browsers are sent instead. */
       readonly seeOther?: string;
-      /** An object that is another one whenever something of the document changes. */
+      /** An object or a list that is another one whenever something of the document changes. */
       readonly madeOf?: object;
     }
   | { readonly is: 'made'; readonly rendering: Rendering }
@@ -52,12 +52,15 @@ export interface Rendering {
 }
 
 const renderings = new Kept<Rendering>();
+/** Characters; clients choose what is in it. */
+const longestKey = 300;
 
-function renderingKey({ format, links, id }: Call): string {
-  return `${format} ${links.base} ${id}`;
+/** Of all that a document depends on besides its objects; pages name their own address. */
+function renderingKey({ format, links, id, request }: Call): string {
+  return `${format} ${links.base} ${format === 'html' ? request.url : id}`;
 }
 
-/** The document of an object as it was made before. */
+/** The document of an object, or of a list, as it was made before. */
 export function madeBefore(madeOf: object, call: Call): Rendering | undefined {
   return renderings.get(madeOf, renderingKey(call));
 }
@@ -143,7 +146,8 @@ export function sendAnswer(call: Call, reply: FastifyReply, answer: Answer): Fas
       const body = bodyFor(format, document, links);
       if (status === 202) return sendText(reply, status, contentTypes[format], body);
       const rendering = rendered(body);
-      if (madeOf !== undefined) renderings.keep(madeOf, renderingKey(call), rendering);
+      const key = renderingKey(call);
+      if (madeOf !== undefined && key.length <= longestKey) renderings.keep(madeOf, key, rendering);
       if (status === 200) noteRuntime(reply);
       return sendTagged(reply, status, contentTypes[format], rendering);
     }

@@ -41,8 +41,11 @@ export function snapshotRoutes(context: DialectContext): Routes {
     const named: Condition<QueryFields['part']> =
       wanted === undefined ? always : number === undefined ? never : { field: 'number', op: 'eq', value: number };
     const where: Condition<QueryFields['part']> = { all: [named, { field: 'state', op: 'ne', value: 'deleting' }] };
-    const shown = named === never ? [] : await views(await listAll(service, caller, 'part', where));
-    return { is: 'document', status: 200, document: listDocument(resources.snapshots, shown, call) };
+    const items = named === never ? [] : await listAll(service, caller, 'part', where);
+    const rendering = madeBefore(items, call);
+    if (rendering !== undefined) return { is: 'made', rendering };
+    const document = listDocument(resources.snapshots, await views(items), call);
+    return { is: 'document', status: 200, document, madeOf: items };
   }
 
   async function show(call: Call, caller: Caller): Promise<Answer> {
