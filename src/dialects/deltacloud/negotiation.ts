@@ -28,6 +28,8 @@ const byMediaType: ReadonlyMap<string, Format> = new Map([
 export function negotiate(wanted: string | null | undefined, accept: string | undefined): Format | null {
   if (typeof wanted === 'string') return formats.find((format) => format === wanted) ?? null;
   if (accept === undefined || accept.trim() === '') return 'xml';
+  const only = byMediaType.get(accept);
+  if (only !== undefined) return only;
   let best: Format | null = null;
   let bestQuality = 0;
   for (const entry of accept.split(',')) {

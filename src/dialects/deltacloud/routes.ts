@@ -99,6 +99,7 @@ function begin(request: FastifyRequest, reply: FastifyReply): boolean {
 
 /** Some clients name in `Host` also the port that goes without saying; the original left it out of what it linked to. */
 function withoutUsualPort(base: string): string {
+  if (!base.includes(':80') && !base.includes(':443')) return base;
   return base.replace(/^(http:\/\/[^/]+):80(?=\/|$)|^(https:\/\/[^/]+):443(?=\/|$)/, '$1$2');
 }
 
