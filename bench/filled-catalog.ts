@@ -26,7 +26,7 @@ export function fillCatalog(directory: string, filling: Filling): void {
   const db = new DatabaseSync(join(directory, 'catalog.db'));
   const wanted = filling.project === undefined ? '' : 'where name = ?';
   const found = db
-    .prepare(`select id from projects ${wanted} limit 1`)
+    .prepare(`select id from projects ${wanted} order by number limit 1`)
     .get(...(filling.project === undefined ? [] : [filling.project]));
   const project = found?.id ?? '';
   db.exec('pragma synchronous = off; begin');
