@@ -1,5 +1,5 @@
 /** The whole server inside the test's process: as quick to start as it gets, and its steps can be watched. */
-import { createWriteStream, mkdirSync } from 'node:fs';
+import { createWriteStream, mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { assemble, type Server } from '../../src/http/assemble.ts';
 import { readConfig } from '../../src/http/config.ts';
@@ -18,7 +18,7 @@ export interface LocalServer {
   readonly password: string;
   /** What recovery found and did. */
   readonly recovered: readonly string[];
-  /** Ends server and storage daemon, without giving the daemon time for anything. */
+  /** Ends server, storage daemon and machines, without giving the daemon time for anything. */
   destroy(): Promise<void>;
 }
 
@@ -50,16 +50,37 @@ export async function startLocalServer(
       if (pid !== 0) process.kill(pid, 'SIGKILL');
       while (daemonPidOf(data) !== 0) await sleep(2);
       await server.close(0);
-      await killDaemonAgain(data);
+      await killAllOf(data);
       await new Promise<void>((resolve) => log.end(() => resolve()));
     },
   };
 }
 
-/** A server that was not quite closed may have brought its daemon back. */
-async function killDaemonAgain(data: string): Promise<void> {
-  for (let pid = daemonPidOf(data); pid !== 0; pid = daemonPidOf(data)) {
-    process.kill(pid, 'SIGKILL');
-    await sleep(2);
+/** A server that was not quite closed may have brought its daemon back, and machines outlive it: all of them come to an end. */
+async function killAllOf(data: string): Promise<void> {
+  for (let seenNone = 0; seenNone < 2; await sleep(5)) {
+    const pids = processesNaming(`${data}/run/`);
+    seenNone = pids.length === 0 ? seenNone + 1 : 0;
+    for (const pid of pids) {
+      try {
+        process.kill(pid, 'SIGKILL');
+      } catch {
+        // It ended by itself.
+      }
+    }
   }
+}
+
+/** Zombies name nothing any more. */
+function processesNaming(path: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name) && Number(name) !== process.pid)
+    .filter((name) => {
+      try {
+        return readFileSync(`/proc/${name}/cmdline`, 'utf8').includes(path);
+      } catch {
+        return false;
+      }
+    })
+    .map(Number);
 }
