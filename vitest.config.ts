@@ -1,5 +1,6 @@
 import { defineConfig } from 'vitest/config';
 import { countsReporter } from './scripts/test-counts.ts';
+import { LongestFirst } from './scripts/test-order.ts';
 
 // Tests run real QEMU: few workers, generous time limits. Each test owns its directory, ports and database.
 export default defineConfig({
@@ -9,6 +10,7 @@ export default defineConfig({
     globalSetup: ['test/require-qemu.ts'],
     pool: 'forks',
     maxWorkers: 2,
+    sequence: { sequencer: LongestFirst },
     execArgv: ['--disable-warning=ExperimentalWarning'],
     testTimeout: 60_000,
     hookTimeout: 60_000,
